@@ -1,0 +1,1 @@
+//! A caller of the reranking service.
