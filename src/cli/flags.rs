@@ -9,7 +9,8 @@ use clap::{ArgMatches, Args, FromArgMatches};
 use super::CliError;
 use crate::config::{self, Config, Flag, Loaded, Sources};
 
-/// `--profile`, `--config` and `--set`, as collected from every level of the command line.
+// `--profile`, `--config` and `--set`, as collected from every level of the command line. (Not a doc comment: that would
+// become the description of every command it is added to.)
 #[derive(Args, Default)]
 #[command(next_help_heading = "Settings")]
 pub(super) struct SettingFlags {

@@ -210,11 +210,17 @@ mod tests {
 
     #[test]
     fn every_subcommand_shows_an_example_and_the_exit_codes() {
-        for name in ["worker", "query", "model", "config"] {
+        for (name, about) in [
+            ("worker", "Serve"),
+            ("query", "Ask"),
+            ("model", "Look"),
+            ("config", "Look"),
+        ] {
             let help = match parse(["nats-rerank", name, "--help"]) {
                 Err(error) => error.to_string(),
                 Ok(_) => panic!("--help of {name} is no command"),
             };
+            assert!(help.starts_with(about), "{help}");
             assert!(help.contains(&format!("  nats-rerank {name} ")), "{help}");
             assert!(help.contains("Exit codes:") && help.contains("--profile"), "{help}");
         }
