@@ -203,7 +203,6 @@ fn secrets_are_in_no_message_and_no_output() {
     let sources = with_environment(&[
         ("RERANK_NATS__URL", "nats://ann:hunter2@db"),
         ("RERANK_MODEL__HUB_TOKEN", "hunter2"),
-        ("RERANK_MODEL__HUB_ENDPOINT", "http://ann:hunter2@hub.example"),
     ]);
     let loaded = load(&sources).unwrap_or_else(|error| panic!("{error}"));
     let shown = format!("{:?}{:?}", loaded.settings, loaded.config.nats);
