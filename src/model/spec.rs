@@ -284,7 +284,11 @@ impl ModelSpec {
             Some(value) => match value.as_f64() {
                 Some(eps) if eps > 0.0 && eps < 1.0 => eps,
                 _ => {
-                    return Err(config.refused("layer_norm_eps", "a number between 0 and 1", value));
+                    return Err(config.refused(
+                        "layer_norm_eps",
+                        "a number between 0 and 1",
+                        value,
+                    ));
                 }
             },
         };

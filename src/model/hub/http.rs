@@ -68,12 +68,12 @@ impl Client {
         };
         let mut url = Url::parse(endpoint.trim()).map_err(|error| {
             invalid(format!(
-                "the endpoint (model.endpoint or HF_ENDPOINT) is not an address: {error}"
+                "the endpoint (model.hub_endpoint or HF_ENDPOINT) is not an address: {error}"
             ))
         })?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(invalid(
-                "the endpoint (model.endpoint or HF_ENDPOINT) must begin with http:// or https://"
+                "the endpoint (model.hub_endpoint or HF_ENDPOINT) must begin with http:// or https://"
                     .into(),
             ));
         }
@@ -88,7 +88,8 @@ impl Client {
             && !token.bytes().all(|byte| byte.is_ascii_graphic())
         {
             return Err(invalid(
-                "the token (model.token or HF_TOKEN) holds a character that no token has".into(),
+                "the token (model.hub_token or HF_TOKEN) holds a character that no token has"
+                    .into(),
             ));
         }
         Ok(Client {
