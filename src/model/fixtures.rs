@@ -226,9 +226,7 @@ pub(crate) fn safetensors(names: &[(&str, f32)]) -> Vec<u8> {
         .map(|(name, first)| {
             (
                 (*name).to_owned(),
-                (0..6)
-                    .flat_map(|i| (first + i as f32).to_le_bytes())
-                    .collect(),
+                (0..6).flat_map(|i| (first + i as f32).to_le_bytes()).collect(),
             )
         })
         .collect();
@@ -246,11 +244,7 @@ pub(crate) fn write_checkpoint(dir: &Path, architecture: Architecture) {
     std::fs::create_dir_all(dir).unwrap();
     write_json(dir, "config.json", &config(architecture));
     write_json(dir, "tokenizer.json", &tokenizer(architecture));
-    write_json(
-        dir,
-        "tokenizer_config.json",
-        &json!({"model_max_length": 512}),
-    );
+    write_json(dir, "tokenizer_config.json", &json!({"model_max_length": 512}));
     std::fs::write(
         dir.join("model.safetensors"),
         safetensors(&[("classifier.weight", 1.0)]),
@@ -290,10 +284,6 @@ pub(crate) fn hard_texts() -> Vec<String> {
     texts.push("deep networks and pizza. ".repeat(30));
     texts.push("東京".repeat(60));
     texts.push("x".repeat(300));
-    texts.push(format!(
-        "{} [SEP] {}",
-        "the cat ".repeat(60),
-        "مرحبا ".repeat(20)
-    ));
+    texts.push(format!("{} [SEP] {}", "the cat ".repeat(60), "مرحبا ".repeat(20)));
     texts
 }

@@ -5,16 +5,9 @@ use super::super::fixtures;
 use super::super::spec::Architecture;
 use super::*;
 
-const KINDS: [Architecture; 3] = [
-    Architecture::Bert,
-    Architecture::Roberta,
-    Architecture::XlmRoberta,
-];
+const KINDS: [Architecture; 3] = [Architecture::Bert, Architecture::Roberta, Architecture::XlmRoberta];
 
-fn checkpoint(
-    architecture: Architecture,
-    change: impl FnOnce(&Path),
-) -> (tempfile::TempDir, Checkpoint) {
+fn checkpoint(architecture: Architecture, change: impl FnOnce(&Path)) -> (tempfile::TempDir, Checkpoint) {
     let dir = tempfile::tempdir().unwrap();
     fixtures::write_checkpoint(dir.path(), architecture);
     change(dir.path());
@@ -49,9 +42,7 @@ fn pairs_are_those_of_the_checkpoints_own_tokenizer() {
             for query in fixtures::hard_texts() {
                 let tokens = ours.query(&query).unwrap();
                 for document in fixtures::hard_texts() {
-                    let expected = reference
-                        .encode((query.as_str(), document.as_str()), true)
-                        .unwrap();
+                    let expected = reference.encode((query.as_str(), document.as_str()), true).unwrap();
                     let pair = ours.pair(&tokens, &document, true).unwrap();
                     assert_eq!(
                         pair.ids,
@@ -93,11 +84,7 @@ fn pairs_are_those_of_the_checkpoints_own_tokenizer() {
 #[test]
 fn the_left_end_is_cut_where_the_checkpoint_says_so() {
     let (_dir, mut checkpoint) = checkpoint(Architecture::Bert, |dir| {
-        fixtures::write_json(
-            dir,
-            "tokenizer_config.json",
-            &json!({"truncation_side": "left"}),
-        );
+        fixtures::write_json(dir, "tokenizer_config.json", &json!({"truncation_side": "left"}));
     });
     checkpoint.spec.length_max = 12;
     let ours = PairTokenizer::open(&checkpoint).unwrap();
@@ -111,12 +98,8 @@ fn the_left_end_is_cut_where_the_checkpoint_says_so() {
     reference.with_truncation(Some(params)).unwrap();
     for query in fixtures::hard_texts() {
         for document in fixtures::hard_texts() {
-            let expected = reference
-                .encode((query.as_str(), document.as_str()), true)
-                .unwrap();
-            let pair = ours
-                .pair(&ours.query(&query).unwrap(), &document, true)
-                .unwrap();
+            let expected = reference.encode((query.as_str(), document.as_str()), true).unwrap();
+            let pair = ours.pair(&ours.query(&query).unwrap(), &document, true).unwrap();
             assert_eq!(pair.ids, expected.get_ids());
         }
     }
@@ -139,11 +122,7 @@ fn longest_first_is_that_of_the_tokenizers_crate_for_every_small_size() {
                 )
                 .unwrap();
                 let expected = (first.len(), second.unwrap().len());
-                assert_eq!(
-                    kept(query, document, max),
-                    expected,
-                    "{query} {document} {max}"
-                );
+                assert_eq!(kept(query, document, max), expected, "{query} {document} {max}");
             }
         }
     }
@@ -158,9 +137,7 @@ fn long_documents_are_not_tokenized_to_their_end() {
         let document = "the cat sat on the mat, naïve café! ".repeat(1 << 20);
         let query = ours.query("the cat").unwrap();
         let pair = ours.pair(&query, &document, true).unwrap();
-        let expected = reference
-            .encode(("the cat", &document[..36 * 64]), true)
-            .unwrap();
+        let expected = reference.encode(("the cat", &document[..36 * 64]), true).unwrap();
         assert_eq!(pair.ids, expected.get_ids());
         assert!(pair.truncated);
     }
@@ -189,12 +166,10 @@ fn unknown_steps_forbid_the_short_cut() {
         Tokenizer::from_bytes(serde_json::to_vec(&json).unwrap()).unwrap()
     };
     assert!(prefix::is_exact(&change("/version", json!("1.0"))));
-    let metaspace = |split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": split});
+    let metaspace =
+        |split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": split});
     assert!(prefix::is_exact(&change("/pre_tokenizer", metaspace(true))));
-    assert!(!prefix::is_exact(&change(
-        "/pre_tokenizer",
-        metaspace(false)
-    )));
+    assert!(!prefix::is_exact(&change("/pre_tokenizer", metaspace(false))));
     assert!(!prefix::is_exact(&change("/pre_tokenizer", json!(null))));
     assert!(!prefix::is_exact(&change(
         "/normalizer",
@@ -225,9 +200,7 @@ fn the_configuration_beside_the_tokenizer_counts() {
             fixtures::write_json(dir, "tokenizer_config.json", &config)
         });
         let ours = PairTokenizer::open(&checkpoint).unwrap();
-        ours.pair(&ours.query("the").unwrap(), "cat", true)
-            .unwrap()
-            .type_ids
+        ours.pair(&ours.query("the").unwrap(), "cat", true).unwrap().type_ids
     };
     assert_eq!(types(json!({})), [0, 0, 0, 1, 1]);
     assert_eq!(
@@ -279,10 +252,7 @@ fn a_token_without_an_embedding_is_an_error_when_it_turns_up() {
     let (_dir, mut checkpoint) = checkpoint(Architecture::Bert, |dir| {
         let mut tokenizer = fixtures::bert_tokenizer();
         let extra = json!({"id": 900, "content": "@@", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false});
-        tokenizer["added_tokens"]
-            .as_array_mut()
-            .unwrap()
-            .push(extra);
+        tokenizer["added_tokens"].as_array_mut().unwrap().push(extra);
         fixtures::write_json(dir, "tokenizer.json", &tokenizer);
     });
     let vocabulary = Tokenizer::from_file(&checkpoint.tokenizer)
@@ -291,10 +261,7 @@ fn a_token_without_an_embedding_is_an_error_when_it_turns_up() {
     checkpoint.spec.vocab_size = vocabulary;
     let ours = PairTokenizer::open(&checkpoint).unwrap();
     let query = ours.query("the cat").unwrap();
-    assert!(matches!(
-        ours.query("the @@ cat"),
-        Err(TokenizeError::Failed(_))
-    ));
+    assert!(matches!(ours.query("the @@ cat"), Err(TokenizeError::Failed(_))));
     assert!(matches!(
         ours.pair(&query, "secret @@ cat", true),
         Err(TokenizeError::Failed(_))
