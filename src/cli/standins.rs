@@ -16,5 +16,4 @@ macro_rules! standin {
 }
 
 standin!(worker, u8);
-standin!(query, ());
 standin!(model, ());

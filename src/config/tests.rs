@@ -40,9 +40,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, PathBuf) {
 }
 
 fn config(sources: &Sources) -> Config {
-    load(sources)
-        .unwrap_or_else(|error| panic!("{error}"))
-        .config
+    load(sources).unwrap_or_else(|error| panic!("{error}")).config
 }
 
 /// The problems, one a line.
@@ -64,19 +62,11 @@ fn the_defaults_are_valid_and_as_promised() {
     let config = Config::default();
     assert!(config.enabled);
     assert_eq!(
-        config
-            .nats
-            .urls
-            .iter()
-            .map(ServerUrl::expose)
-            .collect::<Vec<_>>(),
+        config.nats.urls.iter().map(ServerUrl::expose).collect::<Vec<_>>(),
         ["nats://127.0.0.1:4222"]
     );
     assert_eq!(
-        (
-            config.nats.subject.as_str(),
-            config.nats.queue_group.as_str()
-        ),
+        (config.nats.subject.as_str(), config.nats.queue_group.as_str()),
         ("rerank.v1.score", "rerank")
     );
     assert_eq!(config.nats.service_name, "rerank");
@@ -87,10 +77,7 @@ fn the_defaults_are_valid_and_as_promised() {
         (config.model.device, config.model.precision),
         (Device::Auto, Precision::Auto)
     );
-    assert_eq!(
-        (config.model.max_length, config.model.threads),
-        (None, None)
-    );
+    assert_eq!((config.model.max_length, config.model.threads), (None, None));
     assert_eq!(config.batch.window, Duration::from_millis(2));
     assert_eq!(config.batch.tokens_max, None);
     assert_eq!(
@@ -132,11 +119,7 @@ fn every_profile_is_valid_and_does_what_it_is_for() {
     assert_eq!(profile(Profile::Production).log.format, LogFormat::Json);
     let minimal = profile(Profile::Minimal);
     assert_eq!(minimal.model.max_length, Some(128));
-    for threads in [
-        minimal.model.threads,
-        minimal.tokenize.threads,
-        minimal.runtime.threads,
-    ] {
+    for threads in [minimal.model.threads, minimal.tokenize.threads, minimal.runtime.threads] {
         assert_eq!(threads, Some(1));
     }
     assert!(minimal.queue.bytes_max <= 16 << 20);
@@ -155,22 +138,12 @@ fn a_profile_repeats_no_default() {
             profile: Some(profile.to_string()),
             ..Sources::default()
         };
-        let settings = load(&sources)
-            .unwrap_or_else(|error| panic!("{error}"))
-            .settings;
+        let settings = load(&sources).unwrap_or_else(|error| panic!("{error}")).settings;
         for (default, setting) in defaults.iter().zip(&settings) {
             let told_anew = setting.source != Source::Default && setting.value == default.value;
             // What the profile promises even if the default should change.
-            let promised = matches!(
-                (setting.section, setting.key),
-                ("log", _) | ("shutdown", "grace_ms")
-            );
-            assert!(
-                !told_anew || promised,
-                "{profile}: {}.{}",
-                setting.section,
-                setting.key
-            );
+            let promised = matches!((setting.section, setting.key), ("log", _) | ("shutdown", "grace_ms"));
+            assert!(!told_anew || promised, "{profile}: {}.{}", setting.section, setting.key);
         }
     }
 }
@@ -179,11 +152,7 @@ fn a_profile_repeats_no_default() {
 fn each_line_of_a_profile_says_why() {
     for &profile in Profile::ALL {
         let lines: Vec<&str> = profile.toml().lines().collect();
-        for (place, line) in lines
-            .iter()
-            .enumerate()
-            .filter(|(_, line)| line.contains(" = "))
-        {
+        for (place, line) in lines.iter().enumerate().filter(|(_, line)| line.contains(" = ")) {
             // A group of keys may share one reason.
             let reason = lines[..place]
                 .iter()
@@ -213,10 +182,7 @@ fn a_stronger_layer_wins() {
     let mut sources = Sources::default();
     assert_eq!(length(&sources), (None, Source::Default));
     sources.profile = Some("minimal".to_owned());
-    assert_eq!(
-        length(&sources),
-        (Some(128), Source::Profile(Profile::Minimal))
-    );
+    assert_eq!(length(&sources), (Some(128), Source::Profile(Profile::Minimal)));
     sources.file = Some(path.clone());
     assert_eq!(length(&sources), (Some(200), Source::File(path)));
     sources
@@ -224,19 +190,11 @@ fn a_stronger_layer_wins() {
         .insert("RERANK_MODEL__MAX_LENGTH".to_owned(), "300".to_owned());
     assert_eq!(
         length(&sources),
-        (
-            Some(300),
-            Source::Environment("RERANK_MODEL__MAX_LENGTH".to_owned())
-        )
+        (Some(300), Source::Environment("RERANK_MODEL__MAX_LENGTH".to_owned()))
     );
     sources.flags = with_set(&[("model.max_length", "400")]).flags;
-    assert_eq!(
-        length(&sources),
-        (Some(400), Source::Flag("--set".to_owned()))
-    );
-    sources
-        .flags
-        .extend(with_set(&[("model.max_length", "0")]).flags);
+    assert_eq!(length(&sources), (Some(400), Source::Flag("--set".to_owned())));
+    sources.flags.extend(with_set(&[("model.max_length", "0")]).flags);
     assert_eq!(length(&sources), (None, Source::Flag("--set".to_owned())));
 }
 
@@ -273,10 +231,7 @@ fn an_unknown_profile_is_answered_with_the_four() {
         "unknown profile \"prod\": expects one of dev, production, minimal, gpu (flag --profile)"
     );
     let problem = only_problem(&with_environment(&[("RERANK_PROFILE", "Dev")]));
-    assert!(
-        problem.ends_with("(environment RERANK_PROFILE)"),
-        "{problem}"
-    );
+    assert!(problem.ends_with("(environment RERANK_PROFILE)"), "{problem}");
 }
 
 #[test]
@@ -310,12 +265,7 @@ fn lists_are_separated_by_commas_in_text() {
         ("RERANK_MODEL__ALIASES", ""),
     ]));
     assert_eq!(
-        found
-            .nats
-            .urls
-            .iter()
-            .map(ServerUrl::expose)
-            .collect::<Vec<_>>(),
+        found.nats.urls.iter().map(ServerUrl::expose).collect::<Vec<_>>(),
         ["nats://a:4222", "tls://b:4222"]
     );
     assert_eq!(found.model.fallback_ids, ["one/two", "builtin"]);
@@ -328,19 +278,14 @@ fn lists_are_separated_by_commas_in_text() {
     });
     assert_eq!(found.nats.urls.len(), 2);
 
-    let problem = only_problem(&with_environment(&[(
-        "RERANK_NATS__URL",
-        "nats://a,,nats://b",
-    )]));
+    let problem = only_problem(&with_environment(&[("RERANK_NATS__URL", "nats://a,,nats://b")]));
     assert!(
         problem.starts_with("nats.url = \"\": expects a list, each of it a URL"),
         "{problem}"
     );
     assert!(only_problem(&with_environment(&[("RERANK_NATS__URL", "")])).contains("has 0 items"));
     let many = vec!["nats://a"; 65].join(",");
-    assert!(
-        only_problem(&with_set(&[("nats.url", &many)])).contains("has 65 items: expects 1 to 64")
-    );
+    assert!(only_problem(&with_set(&[("nats.url", &many)])).contains("has 65 items: expects 1 to 64"));
 }
 
 #[test]
@@ -402,9 +347,7 @@ fn a_section_is_no_key_and_a_key_no_section() {
         ..Sources::default()
     });
     assert!(
-        found
-            .iter()
-            .any(|problem| problem.starts_with("unknown key nats;")),
+        found.iter().any(|problem| problem.starts_with("unknown key nats;")),
         "{found:?}"
     );
     assert!(
@@ -436,12 +379,8 @@ fn numbers_have_ranges_and_the_message_names_them() {
         if min > 0 {
             wrong.push(min - 1);
         }
-        for value in wrong
-            .into_iter()
-            .filter(|value| *value != 0 || zero.is_none())
-        {
-            let problem =
-                problems(&with_environment(&[(&key.variable(), &value.to_string())])).remove(0);
+        for value in wrong.into_iter().filter(|value| *value != 0 || zero.is_none()) {
+            let problem = problems(&with_environment(&[(&key.variable(), &value.to_string())])).remove(0);
             let expected = format!("{} = {value}: expects {}", key.name, key.allowed());
             assert!(
                 problem.starts_with(&expected) && problem.ends_with(&format!("({})", source(key))),
@@ -465,7 +404,8 @@ fn numbers_have_ranges_and_the_message_names_them() {
 
 #[test]
 fn a_wrong_type_is_told_with_its_value() {
-    let text = "enabled = \"yes\"\n[batch]\nwindow_ms = 2.5\n[model]\naliases = [1, 2]\nid = true\n[log]\nlevel = [\"a\"]\n";
+    let text =
+        "enabled = \"yes\"\n[batch]\nwindow_ms = 2.5\n[model]\naliases = [1, 2]\nid = true\n[log]\nlevel = [\"a\"]\n";
     let (_kept, path) = file(text);
     let found = problems(&Sources {
         file: Some(path),
@@ -532,11 +472,7 @@ fn secrets_are_in_no_message_and_no_output() {
             problem.starts_with(&format!("{} = ***: expects", key.name)),
             "{problem}"
         );
-        let (_kept, path) = file(&format!(
-            "[{}]\n{} = [\"hunter2\"]\n",
-            key.section(),
-            key.leaf()
-        ));
+        let (_kept, path) = file(&format!("[{}]\n{} = [\"hunter2\"]\n", key.section(), key.leaf()));
         let problem = problems(&Sources {
             file: Some(path),
             ..Sources::default()
@@ -553,17 +489,11 @@ fn secrets_are_in_no_message_and_no_output() {
     let sources = with_environment(&[
         ("RERANK_NATS__URL", "nats://ann:hunter2@db"),
         ("RERANK_MODEL__HUB_TOKEN", "hunter2"),
-        (
-            "RERANK_MODEL__HUB_ENDPOINT",
-            "http://ann:hunter2@hub.example",
-        ),
+        ("RERANK_MODEL__HUB_ENDPOINT", "http://ann:hunter2@hub.example"),
     ]);
     let loaded = load(&sources).unwrap_or_else(|error| panic!("{error}"));
     let shown = format!("{:?}{:?}", loaded.settings, loaded.config.nats);
-    assert!(
-        shown.contains("nats://***@db") && !shown.contains("hunter2"),
-        "{shown}"
-    );
+    assert!(shown.contains("nats://***@db") && !shown.contains("hunter2"), "{shown}");
     assert!(!format!("{:?}{:?}", loaded.config, loaded.config.warnings()).contains("hunter2"));
 }
 
@@ -611,10 +541,7 @@ fn all_problems_are_told_together() {
         text.starts_with("bad configuration, 6 problems:\n  - unknown profile"),
         "{text}"
     );
-    assert!(
-        text.ends_with("nats.user is set without nats.password"),
-        "{text}"
-    );
+    assert!(text.ends_with("nats.user is set without nats.password"), "{text}");
 }
 
 #[test]
@@ -639,16 +566,9 @@ fn there_is_one_way_to_log_in() {
         config(&with_set(&[*one]));
         for other in &login[place + 1..] {
             let problem = only_problem(&with_set(&[*one, *other]));
-            assert!(
-                problem.starts_with("only one way to log in may be set"),
-                "{problem}"
-            );
+            assert!(problem.starts_with("only one way to log in may be set"), "{problem}");
         }
-        let problem = only_problem(&with_set(&[
-            *one,
-            ("nats.user", "u"),
-            ("nats.password", "p"),
-        ]));
+        let problem = only_problem(&with_set(&[*one, ("nats.user", "u"), ("nats.password", "p")]));
         assert!(problem.contains("nats.user"), "{problem}");
     }
     config(&with_set(&[("nats.user", "u"), ("nats.password", "p")]));
@@ -665,15 +585,9 @@ fn there_is_one_way_to_log_in() {
 #[test]
 fn certificate_and_key_come_together() {
     let problem = only_problem(&with_set(&[("nats.tls_cert_file", "c.pem")]));
-    assert_eq!(
-        problem,
-        "nats.tls_cert_file is set without nats.tls_key_file"
-    );
+    assert_eq!(problem, "nats.tls_cert_file is set without nats.tls_key_file");
     let problem = only_problem(&with_set(&[("nats.tls_key_file", "k.pem")]));
-    assert_eq!(
-        problem,
-        "nats.tls_key_file is set without nats.tls_cert_file"
-    );
+    assert_eq!(problem, "nats.tls_key_file is set without nats.tls_cert_file");
     config(&with_set(&[
         ("nats.tls_key_file", "k.pem"),
         ("nats.tls_cert_file", "c.pem"),
@@ -707,18 +621,12 @@ fn no_limit_makes_another_unreachable() {
         ("queue.bytes_max", "1114112"),
         ("limits.timeout_ms_max", "5000"),
     ]));
-    let problem = only_problem(&with_set(&[
-        ("batch.tokens_max", "255"),
-        ("model.max_length", "256"),
-    ]));
+    let problem = only_problem(&with_set(&[("batch.tokens_max", "255"), ("model.max_length", "256")]));
     assert!(
         problem.starts_with("batch.tokens_max = 255 is below model.max_length = 256"),
         "{problem}"
     );
-    config(&with_set(&[
-        ("batch.tokens_max", "256"),
-        ("model.max_length", "256"),
-    ]));
+    config(&with_set(&[("batch.tokens_max", "256"), ("model.max_length", "256")]));
 }
 
 #[test]
@@ -730,10 +638,7 @@ fn the_hubs_own_variables_stand_in() {
     ];
     let model = config(&with_environment(&hub)).model;
     assert_eq!(model.hub_token.as_ref().map(Secret::expose), Some("t"));
-    assert_eq!(
-        model.hub_endpoint.as_deref(),
-        Some("https://mirror.example")
-    );
+    assert_eq!(model.hub_endpoint.as_deref(), Some("https://mirror.example"));
     assert!(model.hub_offline);
 
     let mut sources = with_environment(&hub);
@@ -750,15 +655,10 @@ fn the_hubs_own_variables_stand_in() {
     assert_eq!(model.hub_endpoint.as_deref(), Some("https://other.example"));
     assert!(!model.hub_offline);
 
-    assert!(
-        !config(&with_environment(&[("HF_HUB_OFFLINE", "0")]))
-            .model
-            .hub_offline
-    );
+    assert!(!config(&with_environment(&[("HF_HUB_OFFLINE", "0")])).model.hub_offline);
     let problem = only_problem(&with_environment(&[("HF_ENDPOINT", "mirror.example")]));
     assert!(
-        problem.starts_with("model.hub_endpoint = ")
-            && problem.ends_with("(environment HF_ENDPOINT)"),
+        problem.starts_with("model.hub_endpoint = ") && problem.ends_with("(environment HF_ENDPOINT)"),
         "{problem}"
     );
 }
@@ -777,28 +677,13 @@ fn suspicious_combinations_are_warned_of() {
         ""
     );
     assert_eq!(warned(&[("nats.url", "tls://db"), ("nats.token", "t")]), "");
-    assert_eq!(
-        warned(&[("nats.token", "t")]),
-        "",
-        "it stays on this machine"
-    );
+    assert_eq!(warned(&[("nats.token", "t")]), "", "it stays on this machine");
     assert!(warned(&[("shutdown.grace_ms", "4999")]).contains("shutdown.grace_ms = 4999 is below"));
-    let slow = warned(&[
-        ("batch.window_ms", "100"),
-        ("limits.default_timeout_ms", "150"),
-    ]);
+    let slow = warned(&[("batch.window_ms", "100"), ("limits.default_timeout_ms", "150")]);
     assert!(slow.contains("batch.window_ms = 100 is more than half"));
-    assert!(
-        warned(&[("model.device", "cpu"), ("model.precision", "fp16")]).contains("slow on a CPU")
-    );
+    assert!(warned(&[("model.device", "cpu"), ("model.precision", "fp16")]).contains("slow on a CPU"));
     assert!(warned(&[("model.fallback_ids", "builtin")]).contains("names model.id"));
-    assert!(
-        warned(&[
-            ("model.hub_endpoint", "http://hub"),
-            ("model.hub_token", "t")
-        ])
-        .contains("can be read")
-    );
+    assert!(warned(&[("model.hub_endpoint", "http://hub"), ("model.hub_token", "t")]).contains("can be read"));
 }
 
 #[test]
@@ -822,11 +707,7 @@ fn connection_settings_carry_everything() {
         (Some("u"), Some("p"))
     );
     assert_eq!(
-        (
-            connection.token,
-            connection.credentials_file,
-            connection.nkey_seed_file
-        ),
+        (connection.token, connection.credentials_file, connection.nkey_seed_file),
         (None, None, None)
     );
     assert_eq!(connection.tls_ca_file, Some(PathBuf::from("ca.pem")));
@@ -850,24 +731,12 @@ fn the_default_file_holds_every_key_with_a_comment() {
             key.name
         );
         // A section's comment tells what the section is for.
-        assert!(
-            key.section().is_empty()
-                || comments
-                    .get(key.section())
-                    .is_some_and(|about| !about.is_empty())
-        );
+        assert!(key.section().is_empty() || comments.get(key.section()).is_some_and(|about| !about.is_empty()));
         if let Kind::Integer { zero: Some(_), .. } = key.kind {
-            assert!(
-                comment.contains("0: "),
-                "{} does not say what 0 stands for",
-                key.name
-            );
+            assert!(comment.contains("0: "), "{} does not say what 0 stands for", key.name);
         }
     }
-    let sections = comments
-        .keys()
-        .filter(|name| schema::is_section(name))
-        .count();
+    let sections = comments.keys().filter(|name| schema::is_section(name)).count();
     assert_eq!(
         comments.len(),
         KEYS.len() + sections,
@@ -885,22 +754,13 @@ fn the_default_file_holds_every_key_with_a_comment() {
 #[test]
 fn the_document_holds_the_table_of_every_key() {
     let document = include_str!("../../docs/configuration.md");
-    let (_, rest) = document
-        .split_once(REFERENCE_BEGIN)
-        .expect("the mark before the table");
-    let (table, _) = rest
-        .split_once(REFERENCE_END)
-        .expect("the mark after the table");
+    let (_, rest) = document.split_once(REFERENCE_BEGIN).expect("the mark before the table");
+    let (table, _) = rest.split_once(REFERENCE_END).expect("the mark after the table");
     assert!(
         table.trim() == reference().trim(),
         "docs/configuration.md is out of date: put the output of `nats-rerank config reference` between its marks"
     );
     for key in KEYS {
-        assert_eq!(
-            table.matches(&format!("| `{}` |", key.name)).count(),
-            1,
-            "{}",
-            key.name
-        );
+        assert_eq!(table.matches(&format!("| `{}` |", key.name)).count(), 1, "{}", key.name);
     }
 }

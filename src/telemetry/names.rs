@@ -91,14 +91,10 @@ mod tests {
             assert!(!ALL[..place].contains(name), "{name} twice");
             assert!(name.starts_with("rerank_"), "{name}");
             assert!(
-                name.bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
                 "{name}"
             );
-            assert!(
-                !name.contains("_ms"),
-                "{name}: Prometheus counts in seconds"
-            );
+            assert!(!name.contains("_ms"), "{name}: Prometheus counts in seconds");
         }
     }
 
