@@ -1,12 +1,19 @@
 //! How a connection to NATS is made from plain settings. Shared by the worker and the client.
 //!
-//! async-nats' own types stay inside the crate: callers see [`ConnectionSettings`] only.
+//! async-nats' own types stay inside the crate: callers see [`ConnectionSettings`] and [`ConnectError`] only.
 
-use std::path::PathBuf;
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where and as whom to connect. Plain data; nothing is opened or read before [`connect`].
-#[derive(Clone, Debug, Default)]
+use async_nats::{ConnectErrorKind as NatsErrorKind, ConnectOptions, ServerAddr};
+
+/// Where and as whom to connect. Plain data; nothing is opened or read before a connection is made.
+///
+/// `{:?}` hides passwords and tokens, also those inside URLs.
+#[derive(Clone)]
 pub struct ConnectionSettings {
     /// Server URLs, tried in turn (`nats://host:port`, `tls://…`).
     pub urls: Vec<String>,
@@ -24,7 +31,7 @@ pub struct ConnectionSettings {
     pub token: Option<String>,
     /// Refuse a connection without TLS.
     pub tls_required: bool,
-    /// Additional root certificates (PEM).
+    /// Root certificates (PEM) to trust, in place of the system's.
     pub tls_ca_file: Option<PathBuf>,
     /// Client certificate (PEM), with `tls_key_file`.
     pub tls_cert_file: Option<PathBuf>,
@@ -34,4 +41,572 @@ pub struct ConnectionSettings {
     pub inbox_prefix: Option<String>,
     /// How long one connection attempt may take.
     pub connect_timeout: Duration,
+}
+
+impl Default for ConnectionSettings {
+    /// A server on this machine, without authentication.
+    fn default() -> Self {
+        Self {
+            urls: vec!["nats://127.0.0.1:4222".to_owned()],
+            name: "nats-rerank".to_owned(),
+            credentials_file: None,
+            nkey_seed_file: None,
+            user: None,
+            password: None,
+            token: None,
+            tls_required: false,
+            tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
+            inbox_prefix: None,
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl fmt::Debug for ConnectionSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "***");
+        f.debug_struct("ConnectionSettings")
+            .field("urls", &self.shown_urls())
+            .field("name", &self.name)
+            .field("credentials_file", &self.credentials_file)
+            .field("nkey_seed_file", &self.nkey_seed_file)
+            .field("user", &self.user)
+            .field("password", &hidden(&self.password))
+            .field("token", &hidden(&self.token))
+            .field("tls_required", &self.tls_required)
+            .field("tls_ca_file", &self.tls_ca_file)
+            .field("tls_cert_file", &self.tls_cert_file)
+            .field("tls_key_file", &self.tls_key_file)
+            .field("inbox_prefix", &self.inbox_prefix)
+            .field("connect_timeout", &self.connect_timeout)
+            .finish()
+    }
+}
+
+impl ConnectionSettings {
+    fn shown_urls(&self) -> Vec<String> {
+        self.urls.iter().map(|url| shown_url(url)).collect()
+    }
+}
+
+/// A URL without the user, password or token before its `@`.
+fn shown_url(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    // A password may hold any character that its owner forgot to escape: the last `@` ends it.
+    match rest.rsplit_once('@') {
+        Some((_, server)) => format!("{scheme}***@{server}"),
+        None => url.to_owned(),
+    }
+}
+
+/// What the two kinds of connection (worker, caller) do differently.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectPlan {
+    /// How many more times the first connection is tried. A rejection (credentials, settings) ends it at once.
+    pub retries_max: u32,
+    /// Messages that a subscription holds before async-nats drops the next one.
+    pub subscription_capacity: usize,
+    /// Commands (publishes, subscriptions) that wait for the connection before the next one blocks.
+    pub client_capacity: usize,
+}
+
+/// The pause before the first repeated attempt; each further one doubles it, up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause between attempts.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Connects. Once there is a connection, async-nats takes up a lost one again for as long as the client lives, and tells
+/// of it through `on_event`, which must not block.
+pub(crate) async fn connect(
+    settings: &ConnectionSettings,
+    plan: ConnectPlan,
+    on_event: impl Fn(async_nats::Event) + Send + Sync + 'static,
+) -> Result<async_nats::Client, ConnectError> {
+    let servers = servers(settings)?;
+    let options = options(settings, &servers, plan)?.event_callback(move |event| {
+        on_event(event);
+        std::future::ready(())
+    });
+    // async-nats bounds each address, but neither the name lookup nor their number.
+    let attempt_max = settings
+        .connect_timeout
+        .saturating_mul(settings.urls.len() as u32 + 1);
+    let mut pause = RETRY_PAUSE;
+    let mut retries = 0;
+    loop {
+        let attempt = tokio::time::timeout(attempt_max, options.clone().connect(servers.clone()));
+        let error = match attempt.await {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(error)) => ConnectError::explain(settings, &error),
+            Err(_) => ConnectError::timed_out(settings),
+        };
+        if retries == plan.retries_max || !error.kind.transient() {
+            return Err(error);
+        }
+        retries += 1;
+        tracing::warn!(
+            error = %error,
+            retry = retries,
+            retries_max = plan.retries_max,
+            pause_ms = pause.as_millis() as u64,
+            "no connection to NATS yet"
+        );
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_PAUSE_MAX);
+    }
+}
+
+fn servers(settings: &ConnectionSettings) -> Result<Vec<ServerAddr>, ConnectError> {
+    if settings.urls.is_empty() {
+        return Err(ConnectError::settings(
+            "no NATS server is named: `nats.url` is empty",
+        ));
+    }
+    let mut servers = Vec::with_capacity(settings.urls.len());
+    for url in &settings.urls {
+        let server: ServerAddr = url.parse().map_err(|error| {
+            ConnectError::settings(format!("`nats.url`: {}: {error}", shown_url(url)))
+        })?;
+        if !matches!(server.scheme(), "nats" | "tls") || server.host().is_empty() {
+            return Err(ConnectError::settings(format!(
+                "`nats.url`: {}: expected nats://host:port or tls://host:port",
+                shown_url(url)
+            )));
+        }
+        servers.push(server);
+    }
+    Ok(servers)
+}
+
+fn options(
+    settings: &ConnectionSettings,
+    servers: &[ServerAddr],
+    plan: ConnectPlan,
+) -> Result<ConnectOptions, ConnectError> {
+    let mut options = authentication(settings, servers)?
+        .name(&settings.name)
+        .require_tls(settings.tls_required)
+        .connection_timeout(settings.connect_timeout)
+        .subscription_capacity(plan.subscription_capacity)
+        .client_capacity(plan.client_capacity);
+    if let Some(file) = &settings.tls_ca_file {
+        options = options.add_root_certificates(readable("nats.tls_ca_file", file)?);
+    }
+    match (&settings.tls_cert_file, &settings.tls_key_file) {
+        (Some(certificate), Some(key)) => {
+            options = options.add_client_certificate(
+                readable("nats.tls_cert_file", certificate)?,
+                readable("nats.tls_key_file", key)?,
+            );
+        }
+        (None, None) => {}
+        _ => {
+            return Err(ConnectError::settings(
+                "`nats.tls_cert_file` and `nats.tls_key_file` go together: only one of them is set",
+            ));
+        }
+    }
+    if let Some(prefix) = &settings.inbox_prefix {
+        options = options.custom_inbox_prefix(prefix);
+    }
+    Ok(options)
+}
+
+/// The options with whichever way to authenticate is set: at most one.
+fn authentication(
+    settings: &ConnectionSettings,
+    servers: &[ServerAddr],
+) -> Result<ConnectOptions, ConnectError> {
+    let in_url = servers.iter().find(|server| server.has_user_pass());
+    let ways = [
+        ("nats.credentials_file", settings.credentials_file.is_some()),
+        ("nats.nkey_seed_file", settings.nkey_seed_file.is_some()),
+        ("nats.user", settings.user.is_some()),
+        ("nats.token", settings.token.is_some()),
+        ("a user in `nats.url`", in_url.is_some()),
+    ];
+    let set: Vec<&str> = ways
+        .iter()
+        .filter(|(_, set)| *set)
+        .map(|(name, _)| *name)
+        .collect();
+    if set.len() > 1 {
+        return Err(ConnectError::settings(format!(
+            "more than one way to authenticate is set: {}; keep one",
+            set.join(", ")
+        )));
+    }
+    if settings.user.is_some() != settings.password.is_some() {
+        return Err(ConnectError::settings(
+            "`nats.user` and `nats.password` go together: only one of them is set",
+        ));
+    }
+    let options = ConnectOptions::new();
+    if let Some(file) = &settings.credentials_file {
+        let credentials = read("nats.credentials_file", file)?;
+        return options.credentials(&credentials).map_err(|_| {
+            // The library's own message could quote the file.
+            ConnectError::settings(format!(
+                "`nats.credentials_file`: {} is not a credentials file with a JWT and a user's nkey seed",
+                file.display()
+            ))
+        });
+    }
+    if let Some(file) = &settings.nkey_seed_file {
+        let text = read("nats.nkey_seed_file", file)?;
+        let seed = seed_of(&text).ok_or_else(|| {
+            ConnectError::settings(format!(
+                "`nats.nkey_seed_file`: {} holds no line with an nkey seed (`S…`)",
+                file.display()
+            ))
+        })?;
+        return Ok(options.nkey(seed.to_owned()));
+    }
+    if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
+        return Ok(options.user_and_password(user.clone(), password.clone()));
+    }
+    if let Some(token) = &settings.token {
+        return Ok(options.token(token.clone()));
+    }
+    // async-nats reads the user out of a URL, but does not send it. A user alone is a token, as in other NATS clients.
+    Ok(
+        match in_url.map(|server| (server.username().unwrap_or_default(), server.password())) {
+            Some((user, Some(password))) => {
+                options.user_and_password(unescaped(user), unescaped(password))
+            }
+            Some((token, None)) => options.token(unescaped(token)),
+            None => options,
+        },
+    )
+}
+
+/// The seed in a seed file: alone, or between the lines that `nk` and `nsc` put around it.
+fn seed_of(text: &str) -> Option<&str> {
+    let is_seed = |line: &&str| {
+        line.len() > 40
+            && line.starts_with('S')
+            && line
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+    };
+    text.lines().map(str::trim).find(is_seed)
+}
+
+/// Undoes a URL's percent escapes.
+fn unescaped(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match escaped {
+            Some(byte) => {
+                plain.push(byte);
+                at += 3;
+            }
+            None => {
+                plain.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
+fn read(setting: &str, file: &Path) -> Result<String, ConnectError> {
+    std::fs::read_to_string(file).map_err(|error| unreadable(setting, file, &error))
+}
+
+fn readable(setting: &str, file: &Path) -> Result<PathBuf, ConnectError> {
+    std::fs::File::open(file)
+        .map(|_| file.to_owned())
+        .map_err(|error| unreadable(setting, file, &error))
+}
+
+fn unreadable(setting: &str, file: &Path, error: &io::Error) -> ConnectError {
+    ConnectError::settings(format!(
+        "`{setting}`: cannot read {}: {error}",
+        file.display()
+    ))
+}
+
+/// What kept a connection from being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectErrorKind {
+    /// A setting is wrong, or a file that it names.
+    Settings,
+    /// A server's name has no address.
+    Dns,
+    /// Nothing listens there.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// The server does not accept the credentials.
+    Authorization,
+    /// No TLS connection could be made.
+    Tls,
+    /// Anything else.
+    Other,
+}
+
+impl ConnectErrorKind {
+    /// Whether another attempt may fare better.
+    pub fn transient(self) -> bool {
+        matches!(
+            self,
+            ConnectErrorKind::Dns
+                | ConnectErrorKind::Refused
+                | ConnectErrorKind::TimedOut
+                | ConnectErrorKind::Other
+        )
+    }
+}
+
+/// Why there is no connection: which server, what happened, and what to look at. Never holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ConnectError {
+    kind: ConnectErrorKind,
+    message: String,
+}
+
+impl ConnectError {
+    /// What kept the connection from being made.
+    pub fn kind(&self) -> ConnectErrorKind {
+        self.kind
+    }
+
+    fn settings(message: impl Into<String>) -> Self {
+        Self {
+            kind: ConnectErrorKind::Settings,
+            message: message.into(),
+        }
+    }
+
+    fn new(settings: &ConnectionSettings, kind: ConnectErrorKind, what: &str, check: &str) -> Self {
+        let servers = settings.shown_urls().join(", ");
+        Self {
+            kind,
+            message: format!("cannot connect to NATS at {servers}: {what}. {check}"),
+        }
+    }
+
+    fn timed_out(settings: &ConnectionSettings) -> Self {
+        Self::new(
+            settings,
+            ConnectErrorKind::TimedOut,
+            "no answer in time",
+            "Check that the address is that of a NATS server (its client port, 4222 by default) and that no firewall \
+             is in between; `nats.connect_timeout_ms` sets how long to wait",
+        )
+    }
+
+    fn explain(settings: &ConnectionSettings, error: &async_nats::ConnectError) -> Self {
+        // What an I/O error wraps (rustls puts its own error into one) says more than its wrapping.
+        let io_kind = error
+            .source()
+            .and_then(|source| source.downcast_ref::<io::Error>())
+            .map(io::Error::kind);
+        let detail = error
+            .source()
+            .map(|source| one_line(&source.to_string()))
+            .unwrap_or_default();
+        match (error.kind(), io_kind) {
+            (NatsErrorKind::TimedOut, _) => Self::timed_out(settings),
+            (NatsErrorKind::Dns, _) => Self::new(
+                settings,
+                ConnectErrorKind::Dns,
+                "a host name has no address",
+                "Check the spelling of `nats.url` and the name service of this machine",
+            ),
+            (NatsErrorKind::Authentication, _) => Self::new(
+                settings,
+                ConnectErrorKind::Authorization,
+                "the nkey seed cannot be used to sign in",
+                "Check the file named by `nats.nkey_seed_file` or `nats.credentials_file`",
+            ),
+            (NatsErrorKind::AuthorizationViolation, _) => Self::new(
+                settings,
+                ConnectErrorKind::Authorization,
+                "the server does not accept the credentials",
+                "Check `nats.credentials_file`, `nats.nkey_seed_file`, `nats.user` with `nats.password`, or \
+                 `nats.token`, whichever the server asks for",
+            ),
+            (NatsErrorKind::Tls, _) | (_, Some(io::ErrorKind::InvalidData)) => Self::new(
+                settings,
+                ConnectErrorKind::Tls,
+                &format!("no TLS connection ({detail})"),
+                "Check that the server speaks TLS, that `nats.tls_ca_file` holds its root certificate, that the URL \
+                 names the host as the certificate does, and `nats.tls_cert_file` with `nats.tls_key_file` if it asks \
+                 for a client certificate",
+            ),
+            (_, Some(io::ErrorKind::ConnectionRefused)) => Self::new(
+                settings,
+                ConnectErrorKind::Refused,
+                "connection refused",
+                "Check that nats-server runs there and that `nats.url` names its host and port",
+            ),
+            _ => Self::new(
+                settings,
+                ConnectErrorKind::Other,
+                if detail.is_empty() {
+                    "the connection failed"
+                } else {
+                    &detail
+                },
+                "Check that the address is that of a NATS server",
+            ),
+        }
+    }
+}
+
+/// A library's message, on one line and of bounded length.
+fn one_line(message: &str) -> String {
+    message
+        .chars()
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
+        .take(200)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAN: ConnectPlan = ConnectPlan {
+        retries_max: 0,
+        subscription_capacity: 8,
+        client_capacity: 8,
+    };
+
+    fn refused(settings: &ConnectionSettings) -> ConnectError {
+        let servers = servers(settings);
+        servers
+            .and_then(|servers| options(settings, &servers, PLAN))
+            .expect_err("these settings have a fault")
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let settings = ConnectionSettings {
+            urls: vec![
+                "nats://ann:hush@one:4222".into(),
+                "hush@two".into(),
+                "tls://ann:hu@sh/hush@three".into(),
+            ],
+            user: Some("ann".into()),
+            password: Some("hush".into()),
+            token: Some("hush".into()),
+            ..ConnectionSettings::default()
+        };
+        let shown = format!("{settings:?}");
+        assert!(!shown.contains("hush"), "{shown}");
+        assert!(
+            shown.contains("nats://***@one:4222")
+                && shown.contains("***@two")
+                && shown.contains("tls://***@three")
+        );
+    }
+
+    #[test]
+    fn a_url_without_secrets_is_shown_as_it_is() {
+        for url in ["nats://localhost:4222", "tls://nats.example", "localhost"] {
+            assert_eq!(shown_url(url), url);
+        }
+    }
+
+    #[test]
+    fn faults_in_the_settings_are_told_before_anything_is_opened() {
+        let with = |change: fn(&mut ConnectionSettings)| {
+            let mut settings = ConnectionSettings::default();
+            change(&mut settings);
+            let error = refused(&settings);
+            assert_eq!(error.kind(), ConnectErrorKind::Settings);
+            assert!(!error.to_string().contains("hush"), "{error}");
+            error.to_string()
+        };
+        assert!(with(|s| s.urls.clear()).contains("`nats.url` is empty"));
+        assert!(with(|s| s.urls = vec!["http://ann:hush@host".into()]).contains("http://***@host"));
+        assert!(with(|s| s.urls = vec!["ws://host".into()]).contains("nats://host:port"));
+        assert!(with(|s| s.urls = vec!["nats://ann:hush@host:port".into()]).contains("`nats.url`"));
+        assert!(with(|s| s.user = Some("ann".into())).contains("`nats.password`"));
+        assert!(
+            with(|s| s.tls_key_file = Some("/dev/null".into())).contains("`nats.tls_cert_file`")
+        );
+        assert!(
+            with(|s| s.tls_ca_file = Some("/nonexistent/ca.pem".into()))
+                .contains("/nonexistent/ca.pem")
+        );
+        assert!(
+            with(|s| s.nkey_seed_file = Some("/dev/null".into()))
+                .contains("no line with an nkey seed")
+        );
+        assert!(
+            with(|s| s.credentials_file = Some("/dev/null".into()))
+                .contains("not a credentials file")
+        );
+        let both = with(|s| {
+            s.token = Some("hush".into());
+            s.urls = vec!["nats://ann:hush@host".into()];
+        });
+        assert!(
+            both.contains("nats.token") && both.contains("a user in `nats.url`"),
+            "{both}"
+        );
+    }
+
+    #[test]
+    fn a_seed_is_found_with_and_without_its_frame() {
+        let seed = "SUAMLWWRDQ6PTX7LTTUQ7BCFFQ4DKDTE5JFQ7IWWRMUGCTQIX2TP3TYS5Q";
+        assert_eq!(seed_of(&format!("{seed}\n")), Some(seed));
+        let framed =
+            format!("-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n");
+        assert_eq!(seed_of(&framed), Some(seed));
+        assert_eq!(seed_of("SOMETHING ELSE"), None);
+    }
+
+    #[test]
+    fn escapes_in_a_url_are_undone() {
+        assert_eq!(unescaped("p%40ss%2Fword"), "p@ss/word");
+        assert_eq!(unescaped("100%"), "100%");
+        assert_eq!(unescaped("%zz%é"), "%zz%é");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_names_the_server_and_what_to_check() {
+        // A port that was free a moment ago, on an address that only this test uses.
+        let listener = std::net::TcpListener::bind("127.77.1.9:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        drop(listener);
+        let settings = ConnectionSettings {
+            urls: vec![format!("nats://ann:hush@127.77.1.9:{port}")],
+            ..ConnectionSettings::default()
+        };
+        let error = connect(&settings, PLAN, |_| ())
+            .await
+            .expect_err("nothing listens there");
+        assert_eq!(error.kind(), ConnectErrorKind::Refused, "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("nats://***@127.77.1.9:{port}")),
+            "{error}"
+        );
+        assert!(!error.to_string().contains("hush"), "{error}");
+    }
 }

@@ -1,1 +1,29 @@
-//! (stub)
+//! Checkpoints: from an id in the settings to tokens and tensors.
+//!
+//! | module | from → to |
+//! |---|---|
+//! | [`files`] | a folder → [`Checkpoint`]: which file is what |
+//! | [`hub`] | a hub id → such a folder, downloaded once |
+//! | [`spec`] | config.json → [`ModelSpec`]: what the engine must know |
+//! | [`weights`] | safetensors files → named tensors, mapped and not copied |
+//! | [`tokenizer`] | a query and a document → token ids |
+//!
+//! Nothing here computes a score, and nothing here names libtorch: that is the engine's part.
+
+pub mod error;
+pub mod files;
+pub mod hub;
+mod prefix;
+pub mod spec;
+pub mod tokenizer;
+pub mod weights;
+
+#[cfg(test)]
+pub(crate) mod fixtures;
+
+pub use error::{HubFailure, ModelError};
+pub use files::{Checkpoint, ModelSource, resolve};
+pub use hub::progress::Progress;
+pub use spec::{Architecture, HiddenActivation, ModelSpec, ScoreActivation};
+pub use tokenizer::{PairTokenizer, PairTokens, QueryTokens, TokenizeError};
+pub use weights::{Dtype, TensorView, Weights};

@@ -1,1 +1,251 @@
-//! (stub)
+//! The worker: a pipeline of stages, one file a stage, wired here and only here.
+//!
+//! ```text
+//! receive ─Incoming→ decode ─Decoded→ admit ─Admitted→ tokenize ─Tokenized→ gather+batch ─Batch→ infer ─Scored→ rank → reply
+//!                       └──────────────┴─────────────────┴───── Refusal, through the ticket ───┴────────────────┘
+//! ```
+//!
+//! Threads: tokio's (receive, decode, admit, reply, deadlines), the tokenizer pool, and one engine thread.
+
+mod admit;
+mod batch;
+mod decode;
+mod gather;
+mod infer;
+mod rank;
+mod receive;
+mod reply;
+mod ticket;
+mod tokenize;
+
+pub use admit::QueueLimits;
+pub use batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, JobId, Slice};
+pub use decode::RequestLimits;
+pub use infer::{Loaded, model_loads};
+pub use rank::rank;
+
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::model::ModelError;
+use crate::model::engine::EngineInfo;
+use crate::nats::{self, ConnectionSettings};
+use crate::protocol::{Refusal, RefusalKind, Reply, TimingsMs, Usage};
+use gather::{Gatherer, Scored};
+use infer::EngineThread;
+use ticket::Outbox;
+use tokenize::{Tokenized, TokenizerPool};
+
+/// What a worker needs to know, validated.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Where and as whom to connect.
+    pub connection: ConnectionSettings,
+    /// How often the first connection is tried again.
+    pub connect_retries_max: u32,
+    /// Messages that the client library may hold for this worker before it drops.
+    pub subscription_capacity: usize,
+    /// The subject to serve.
+    pub subject: String,
+    /// The queue group to join.
+    pub queue_group: String,
+    /// False: stay connected, but out of the queue group.
+    pub enabled: bool,
+    /// The served model's aliases.
+    pub aliases: Vec<String>,
+    /// Longest wait for company.
+    pub window: Duration,
+    /// Tokens of a batch; `None`: what suits the device.
+    pub batch_tokens_max: Option<usize>,
+    /// Bounds of the queue.
+    pub queue: QueueLimits,
+    /// Bounds of one request; the model names are filled in by the worker.
+    pub limits: RequestLimits,
+    /// Tokenizer threads; 0: one for each core.
+    pub tokenize_threads: usize,
+    /// How long a stop may take.
+    pub grace: Duration,
+}
+
+/// Why a worker could not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// No model: no subscription was made.
+    #[error("no model could be loaded: {0}")]
+    Model(#[from] ModelError),
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] nats::ConnectError),
+    /// The subscription failed or ended.
+    #[error("{0}")]
+    Subscription(String),
+    /// The engine died; the supervisor should start a new process.
+    #[error("the engine has failed: {0}")]
+    Engine(String),
+    /// The system gave no threads.
+    #[error("cannot start the tokenizer threads: {0}")]
+    Threads(String),
+}
+
+/// Runs a worker until `stop` turns true (then it leaves the group, finishes what it took, and returns `Ok`) or it
+/// cannot go on. The model is loaded first, by the engine thread; the queue group is joined only after that.
+///
+/// # Errors
+/// See [`WorkerError`].
+pub async fn run(
+    settings: WorkerSettings,
+    load: impl FnOnce() -> Result<Loaded, ModelError> + Send + 'static,
+    stop: watch::Receiver<bool>,
+) -> Result<(), WorkerError> {
+    let WorkerSettings { window, batch_tokens_max, .. } = settings;
+    let (mut engine, gatherer) = EngineThread::start(
+        load,
+        move |info| {
+            let tokens_max = batch_tokens_max.unwrap_or(info.batch_tokens);
+            Gatherer::new(BatchPolicy { window, tokens_max })
+        },
+        answer,
+    )
+    .await?;
+
+    let worker_id = nuid::next().to_string();
+    let client = nats::connect_with_retries(
+        &settings.connection,
+        settings.connect_retries_max,
+        settings.subscription_capacity,
+        on_event,
+        stop.clone(),
+    )
+    .await?;
+
+    // Every open ticket has a place in the outbox, and so have refusals that leave at once.
+    let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
+    let publisher = tokio::spawn(reply::publish_answers(client.clone(), worker_id.clone(), outgoing));
+    let deadlines = tokio::spawn({
+        let gatherer = gatherer.clone();
+        async move { gatherer.watch_deadlines().await }
+    });
+
+    let queue = admit::Queue::new(settings.queue);
+    let mut limits = settings.limits.clone();
+    limits.model_names = std::iter::once(engine.info.model_id.clone()).chain(settings.aliases.iter().cloned()).collect();
+    let pool = {
+        let (gatherer, info) = (gatherer.clone(), engine.info.clone());
+        TokenizerPool::new(engine.tokenizer.clone(), settings.tokenize_threads, move |tokenized: Tokenized| {
+            if tokenized.pairs.is_empty() { answer_empty(tokenized, &info) } else { gatherer.push(tokenized) }
+        })
+        .map_err(|error| WorkerError::Threads(error.to_string()))?
+    };
+    let take = {
+        let queue = queue.clone();
+        move |incoming, place| {
+            let admitted = decode::decode(incoming, place, &limits).and_then(|decoded| queue.admit(decoded, Instant::now()));
+            if let Some(admitted) = admitted {
+                pool.submit(admitted);
+            }
+        }
+    };
+
+    let membership = receive::Membership { subject: settings.subject.clone(), queue_group: settings.queue_group.clone() };
+    let joined = || {
+        tracing::info!(
+            worker = worker_id,
+            model = engine.info.model_id,
+            device = engine.info.device,
+            precision = engine.info.precision,
+            subject = settings.subject,
+            queue_group = settings.queue_group,
+            "ready: joined the queue group"
+        );
+    };
+    let mut stopping = stop.clone();
+    let served = async {
+        if settings.enabled {
+            receive::receive(&client, &membership, &outbox, stop, joined, take).await.map_err(WorkerError::Subscription)
+        } else {
+            tracing::warn!("switched off by `enabled`: connected, but out of the queue group");
+            let _ = stopping.wait_for(|&stop| stop).await;
+            Ok(())
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = served => outcome,
+        ended = &mut engine.ended => match ended {
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => Err(WorkerError::Engine(reason)),
+            Err(_) => Err(WorkerError::Engine("the engine thread is gone".to_owned())),
+        },
+    };
+
+    // What was taken is finished, within the grace.
+    let until = Instant::now() + settings.grace;
+    tracing::info!(requests = queue.requests(), "left the queue group: finishing what was taken");
+    while queue.requests() > 0 && Instant::now() < until && outcome.is_ok() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    gatherer.close(Refusal::new(RefusalKind::Unavailable, "this worker is shutting down"));
+    deadlines.abort();
+    // The tickets that are left hold places; the publisher ends when the last has answered.
+    drop(outbox);
+    if tokio::time::timeout(Duration::from_secs(5), publisher).await.is_err() {
+        tracing::error!("some answers could not be sent before the end");
+    }
+    if tokio::time::timeout(Duration::from_secs(5), client.flush()).await.is_err() {
+        tracing::error!("the last answers may not have left: NATS did not take them in time");
+    }
+    // The engine thread may be within a long batch whose callers have been refused: it is left behind, since the
+    // process ends now.
+    if outcome.is_ok() && until > Instant::now() {
+        let _ = tokio::task::spawn_blocking(move || engine.join()).await;
+    }
+    tracing::info!("stopped");
+    outcome
+}
+
+/// From logits to the reply; on the engine thread, since it takes microseconds.
+fn answer(scored: Scored, info: &EngineInfo) {
+    let Scored { ticket, request, logits, cost } = scored;
+    let pairs = logits.len();
+    let rankings = rank(request, &logits, info.activation);
+    ticket.answer(Reply {
+        top_k_applied: rankings.len() < pairs,
+        rankings,
+        model: info.model_id.clone(),
+        usage: Usage { pairs: pairs as u64, tokens: cost.tokens, truncated: cost.truncated, cached: 0 },
+        timings_ms: TimingsMs { queue: ms(cost.queue), tokenize: ms(cost.tokenize), infer: ms(cost.infer), total: 0.0 },
+    });
+}
+
+/// No candidates: nothing to score.
+fn answer_empty(tokenized: Tokenized, info: &EngineInfo) {
+    tokenized.ticket.answer(Reply {
+        rankings: Vec::new(),
+        top_k_applied: false,
+        model: info.model_id.clone(),
+        usage: Usage::default(),
+        timings_ms: TimingsMs { queue: ms(tokenized.waited), tokenize: ms(tokenized.tokenize), infer: 0.0, total: 0.0 },
+    });
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn on_event(event: nats::ConnectionEvent) {
+    use crate::telemetry::names;
+    match event {
+        nats::ConnectionEvent::Connected => tracing::info!("connected to NATS"),
+        nats::ConnectionEvent::Disconnected => {
+            metrics::counter!(names::NATS_RECONNECTS_TOTAL).increment(1);
+            tracing::warn!("the connection to NATS is lost: reconnecting");
+        }
+        nats::ConnectionEvent::SlowConsumer => {
+            metrics::counter!(names::NATS_SLOW_CONSUMER_TOTAL).increment(1);
+            tracing::warn!("messages were dropped: this worker could not read them fast enough");
+        }
+        nats::ConnectionEvent::Error(text) => tracing::error!(error = text, "NATS reported an error"),
+        nats::ConnectionEvent::Other(text) => tracing::info!(event = text, "NATS"),
+    }
+}

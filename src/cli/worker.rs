@@ -1,0 +1,200 @@
+//! `nats-rerank worker`: load the model, join the queue group, serve until a signal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{CliError, Global};
+use crate::config::{Config, Device, ModelConfig, Precision};
+use crate::model::engine::{self, DeviceChoice, EngineSettings, PrecisionChoice, TorchEngine};
+use crate::model::files::{ModelSource, Progress, resolve};
+use crate::model::tokenizer::PairTokenizer;
+use crate::model::ModelError;
+use crate::telemetry;
+use crate::worker::{self, Loaded, QueueLimits, RequestLimits, WorkerSettings};
+
+/// Flags of `nats-rerank worker`.
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+
+/// Runs a worker. Returns the exit code: 128 and the signal's number after a clean stop.
+///
+/// # Errors
+/// A bad setting, no model, no connection, or an engine that died.
+pub fn run(_args: Args, global: &Global) -> Result<u8, CliError> {
+    let config = global.load()?;
+    telemetry::logs::init(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().thread_name("async");
+    if let Some(threads) = config.runtime.threads {
+        builder.worker_threads(threads);
+    }
+    let runtime = builder.build().map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
+    let code = runtime.block_on(serve(config))?;
+    // Whatever still runs is a thread that would not end; the process does.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    Ok(code)
+}
+
+async fn serve(config: Config) -> Result<u8, CliError> {
+    let (stop_sender, stop) = watch::channel(false);
+    let code = Arc::new(AtomicU8::new(0));
+    tokio::spawn({
+        let code = code.clone();
+        let mut signals = Signals::new().map_err(|error| CliError::Failed(format!("cannot listen for signals: {error}")))?;
+        async move {
+            let first = signals.next().await;
+            code.store(first, Ordering::Release);
+            tracing::info!(signal = first - 128, "stopping; a second signal ends at once");
+            let _ = stop_sender.send(true);
+            let second = signals.next().await;
+            tracing::warn!("second signal: ending at once");
+            std::process::exit(i32::from(second));
+        }
+    });
+    let settings = settings(&config);
+    let model = config.model;
+    let mut stopped = stop.clone();
+    tokio::select! {
+        outcome = worker::run(settings, move || load(&model), stop) => {
+            outcome.map_err(|error| CliError::Failed(error.to_string()))?;
+        }
+        // A stop while the model is still loading: nothing was taken, so nothing is owed.
+        () = async {
+            let _ = stopped.wait_for(|&stop| stop).await;
+            if worker::model_loads() > 0 {
+                std::future::pending::<()>().await;
+            }
+        } => {}
+    }
+    Ok(code.load(Ordering::Acquire))
+}
+
+/// SIGTERM and SIGINT, as exit codes.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.terminate.recv() => 143,
+            _ = self.interrupt.recv() => 130,
+        }
+    }
+}
+
+fn settings(config: &Config) -> WorkerSettings {
+    WorkerSettings {
+        connection: config.nats.connection(),
+        connect_retries_max: config.nats.connect_retries_max,
+        subscription_capacity: config.nats.subscription_capacity,
+        subject: config.nats.subject.clone(),
+        queue_group: config.nats.queue_group.clone(),
+        enabled: config.enabled,
+        aliases: config.model.aliases.clone(),
+        window: config.batch.window,
+        batch_tokens_max: config.batch.tokens_max,
+        queue: QueueLimits {
+            requests_max: config.queue.requests_max,
+            pairs_max: config.queue.pairs_max,
+            bytes_max: config.queue.bytes_max,
+        },
+        limits: RequestLimits {
+            documents_max: config.limits.documents_max,
+            query_bytes_max: config.limits.query_bytes_max,
+            document_bytes_max: config.limits.document_bytes_max,
+            default_timeout: config.limits.default_timeout,
+            timeout_max: config.limits.timeout_max,
+            model_names: Vec::new(),
+        },
+        tokenize_threads: config.tokenize.threads.unwrap_or(0),
+        grace: config.shutdown.grace,
+    }
+}
+
+/// Where a model id of this configuration leads.
+pub(super) fn model_source(model: &ModelConfig, id: &str) -> ModelSource {
+    ModelSource {
+        id: id.to_owned(),
+        revision: model.revision.clone(),
+        cache_dir: model.hub_cache_dir.clone(),
+        token: model.hub_token.as_ref().map(|token| token.expose().to_owned()),
+        endpoint: model.hub_endpoint.clone(),
+        offline: model.hub_offline,
+        retries_max: model.hub_retries_max,
+        length_max: model.max_length,
+    }
+}
+
+/// How this configuration wants a model to be run.
+pub(super) fn engine_settings(model: &ModelConfig) -> EngineSettings {
+    EngineSettings {
+        device: match model.device {
+            Device::Auto => DeviceChoice::Auto,
+            Device::Cpu => DeviceChoice::Cpu,
+            Device::Cuda(index) => DeviceChoice::Cuda(index),
+            Device::Mps => DeviceChoice::Mps,
+        },
+        precision: match model.precision {
+            Precision::Auto => PrecisionChoice::Auto,
+            Precision::Fp32 => PrecisionChoice::Exact(engine::Precision::Fp32),
+            Precision::Fp16 => PrecisionChoice::Exact(engine::Precision::Fp16),
+            Precision::Bf16 => PrecisionChoice::Exact(engine::Precision::Bf16),
+        },
+        threads: model.threads.unwrap_or(0),
+        warmup_samples: model.warmup_samples,
+        cuda_library: model.cuda_library.clone(),
+    }
+}
+
+/// Loads the configured model, or a fallback: each is tried again a bounded number of times, then the next.
+fn load(model: &ModelConfig) -> Result<Loaded, ModelError> {
+    let mut first_error = None;
+    for id in std::iter::once(&model.id).chain(&model.fallback_ids) {
+        match load_with_retries(model, id) {
+            Ok(loaded) => {
+                if first_error.is_some() {
+                    tracing::warn!(model = id, "serving a fallback model");
+                }
+                return Ok(loaded);
+            }
+            Err(error) => {
+                tracing::error!(model = id, %error, "cannot load the model");
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    // Proof: the loop ran at least once, and every turn that does not return sets the error. The first is the one that
+    // the operator asked for.
+    Err(first_error.unwrap_or(ModelError::Engine { reason: "no model is configured".to_owned() }))
+}
+
+fn load_with_retries(model: &ModelConfig, id: &str) -> Result<Loaded, ModelError> {
+    let mut attempt = 0;
+    loop {
+        match load_once(model, id) {
+            Err(error) if error.is_retryable() && attempt < model.load_retries_max => {
+                attempt += 1;
+                tracing::warn!(model = id, attempt, retries_max = model.load_retries_max, %error, "loading failed: trying again");
+                std::thread::sleep(model.load_retry_delay);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn load_once(model: &ModelConfig, id: &str) -> Result<Loaded, ModelError> {
+    let checkpoint = resolve(&model_source(model, id), &Progress::default())?;
+    let tokenizer = Arc::new(PairTokenizer::open(&checkpoint)?);
+    let engine = Box::new(TorchEngine::load(&checkpoint, &engine_settings(model))?);
+    Ok(Loaded { engine, tokenizer })
+}

@@ -1,0 +1,97 @@
+//! Settings as written: what the layers come to, each value in its range, nothing yet said about how they go together.
+
+use serde::Deserialize;
+
+use super::Secret;
+
+macro_rules! section {
+    ($name:ident { $($field:ident: $type:ty),+ $(,)? }) => {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $(pub $field: $type),+
+        }
+    };
+}
+
+section!(Raw {
+    enabled: bool,
+    nats: Nats,
+    model: Model,
+    batch: Batch,
+    queue: Queue,
+    limits: Limits,
+    tokenize: Threads,
+    runtime: Threads,
+    shutdown: Shutdown,
+    log: Log,
+});
+
+section!(Nats {
+    url: Vec<String>,
+    subject: String,
+    queue_group: String,
+    service_name: String,
+    connection_name: String,
+    credentials_file: String,
+    nkey_seed_file: String,
+    user: String,
+    password: Secret,
+    token: Secret,
+    tls_required: bool,
+    tls_ca_file: String,
+    tls_cert_file: String,
+    tls_key_file: String,
+    inbox_prefix: String,
+    connect_timeout_ms: u64,
+    connect_retries_max: u32,
+    subscription_capacity: usize,
+});
+
+section!(Model {
+    id: String,
+    aliases: Vec<String>,
+    revision: String,
+    hub_cache_dir: String,
+    hub_token: Secret,
+    hub_endpoint: String,
+    hub_offline: bool,
+    hub_retries_max: u32,
+    load_retries_max: u32,
+    load_retry_delay_ms: u64,
+    fallback_ids: Vec<String>,
+    device: String,
+    precision: String,
+    max_length: usize,
+    warmup_samples: usize,
+    threads: usize,
+    cuda_library: String,
+});
+
+section!(Batch {
+    window_ms: u64,
+    tokens_max: usize
+});
+
+section!(Queue {
+    requests_max: usize,
+    pairs_max: usize,
+    bytes_max: usize
+});
+
+section!(Limits {
+    documents_max: usize,
+    query_bytes_max: usize,
+    document_bytes_max: usize,
+    default_timeout_ms: u64,
+    timeout_ms_max: u64,
+});
+
+section!(Threads { threads: usize });
+
+section!(Shutdown { grace_ms: u64 });
+
+section!(Log {
+    format: String,
+    level: String
+});

@@ -1,0 +1,425 @@
+//! Every key: its kind, its range, and whether it is secret. What a key means stands in `config/default.toml`; tests
+//! hold that file, this table, the structs in `raw` and `docs/configuration.md` together.
+
+use super::forms;
+use super::{Device, LogFormat, Precision};
+
+/// One setting.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.key`, or `key` at the top.
+    pub name: &'static str,
+    /// What it may hold.
+    pub kind: Kind,
+    /// Never shown.
+    pub secret: bool,
+}
+
+/// What a setting may hold.
+#[derive(Debug)]
+pub enum Kind {
+    /// `true` or `false`.
+    Switch,
+    /// A whole number from `min` to `max`; `zero` says what 0 stands for where it is allowed outside that range.
+    Integer {
+        min: i64,
+        max: i64,
+        unit: &'static str,
+        zero: Option<&'static str>,
+    },
+    /// A text of a given form.
+    Text(Form),
+    /// From `min` to [`LIST_ITEMS_MAX`] texts of a given form; in one text they are separated by commas.
+    List { min: usize, form: Form },
+}
+
+/// What a text must look like.
+#[derive(Debug)]
+pub struct Form {
+    /// What is allowed, in words.
+    pub allowed: &'static str,
+    /// Whether the empty text is allowed, and stands for "not set".
+    pub optional: bool,
+    /// Says whether a text that is not empty has this form.
+    pub check: fn(&str) -> bool,
+}
+
+/// A list longer than this is a mistake.
+pub const LIST_ITEMS_MAX: usize = 64;
+/// A text longer than this is a mistake.
+pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// Ten minutes.
+const MILLISECONDS_MAX: i64 = 600_000;
+/// More than any machine has cores.
+const THREADS_MAX: i64 = 1024;
+
+const fn switch(name: &'static str) -> Key {
+    Key {
+        name,
+        kind: Kind::Switch,
+        secret: false,
+    }
+}
+
+const fn integer(name: &'static str, min: i64, max: i64, unit: &'static str) -> Key {
+    Key {
+        name,
+        kind: Kind::Integer {
+            min,
+            max,
+            unit,
+            zero: None,
+        },
+        secret: false,
+    }
+}
+
+/// An integer where 0 stands for something else.
+const fn or_zero(
+    name: &'static str,
+    min: i64,
+    max: i64,
+    unit: &'static str,
+    zero: &'static str,
+) -> Key {
+    Key {
+        name,
+        kind: Kind::Integer {
+            min,
+            max,
+            unit,
+            zero: Some(zero),
+        },
+        secret: false,
+    }
+}
+
+const fn text(name: &'static str, allowed: &'static str, check: fn(&str) -> bool) -> Key {
+    Key {
+        name,
+        kind: Kind::Text(Form {
+            allowed,
+            optional: false,
+            check,
+        }),
+        secret: false,
+    }
+}
+
+const fn optional(name: &'static str, allowed: &'static str, check: fn(&str) -> bool) -> Key {
+    Key {
+        name,
+        kind: Kind::Text(Form {
+            allowed,
+            optional: true,
+            check,
+        }),
+        secret: false,
+    }
+}
+
+const fn secret(name: &'static str) -> Key {
+    let form = Form {
+        allowed: "a text without control characters",
+        optional: true,
+        check: forms::is_plain,
+    };
+    Key {
+        name,
+        kind: Kind::Text(form),
+        secret: true,
+    }
+}
+
+const fn list(
+    name: &'static str,
+    min: usize,
+    allowed: &'static str,
+    check: fn(&str) -> bool,
+) -> Key {
+    Key {
+        name,
+        kind: Kind::List {
+            min,
+            form: Form {
+                allowed,
+                optional: false,
+                check,
+            },
+        },
+        secret: false,
+    }
+}
+
+const PATH: &str = "a path";
+const MODEL: &str = "`builtin`, a folder, or a hub id `owner/name`";
+
+/// Every key, in the order of `config/default.toml`.
+pub static KEYS: &[Key] = &[
+    switch("enabled"),
+    list(
+        "nats.url",
+        1,
+        "a URL `nats://host:port` or `tls://host:port`",
+        forms::is_server_url,
+    ),
+    text(
+        "nats.subject",
+        "a NATS subject without wildcards, spaces, empty tokens or a leading `$`",
+        forms::is_subject,
+    ),
+    text(
+        "nats.queue_group",
+        "a name without spaces, wildcards or empty tokens",
+        forms::is_subject,
+    ),
+    text(
+        "nats.service_name",
+        "letters, digits, `-` and `_`",
+        forms::is_service_name,
+    ),
+    text(
+        "nats.connection_name",
+        "a text without control characters",
+        forms::is_plain,
+    ),
+    optional("nats.credentials_file", PATH, forms::is_plain),
+    optional("nats.nkey_seed_file", PATH, forms::is_plain),
+    optional(
+        "nats.user",
+        "a text without control characters",
+        forms::is_plain,
+    ),
+    secret("nats.password"),
+    secret("nats.token"),
+    switch("nats.tls_required"),
+    optional("nats.tls_ca_file", PATH, forms::is_plain),
+    optional("nats.tls_cert_file", PATH, forms::is_plain),
+    optional("nats.tls_key_file", PATH, forms::is_plain),
+    optional(
+        "nats.inbox_prefix",
+        "a NATS subject without wildcards, spaces or empty tokens",
+        forms::is_subject,
+    ),
+    integer("nats.connect_timeout_ms", 100, MILLISECONDS_MAX, "ms"),
+    integer("nats.connect_retries_max", 0, 10_000, "retries"),
+    integer("nats.subscription_capacity", 1, 65_536, "messages"),
+    text("model.id", MODEL, forms::is_plain),
+    list(
+        "model.aliases",
+        0,
+        "a text without control characters",
+        forms::is_plain,
+    ),
+    text(
+        "model.revision",
+        "a branch, tag or commit",
+        forms::is_revision,
+    ),
+    optional("model.hub_cache_dir", PATH, forms::is_plain),
+    secret("model.hub_token"),
+    optional(
+        "model.hub_endpoint",
+        "a URL `https://host` or `http://host`",
+        forms::is_web_url,
+    ),
+    switch("model.hub_offline"),
+    integer("model.hub_retries_max", 0, 100, "retries"),
+    integer("model.load_retries_max", 0, 100, "retries"),
+    integer("model.load_retry_delay_ms", 0, MILLISECONDS_MAX, "ms"),
+    list("model.fallback_ids", 0, MODEL, forms::is_plain),
+    text("model.device", Device::ALLOWED, |text| {
+        text.parse::<Device>().is_ok()
+    }),
+    text("model.precision", Precision::ALLOWED, |text| {
+        text.parse::<Precision>().is_ok()
+    }),
+    or_zero(
+        "model.max_length",
+        8,
+        65_536,
+        "tokens",
+        "the model's own limit",
+    ),
+    integer("model.warmup_samples", 0, 1024, "pairs"),
+    or_zero(
+        "model.threads",
+        1,
+        THREADS_MAX,
+        "threads",
+        "by the number of cores",
+    ),
+    text(
+        "model.cuda_library",
+        "a library's name or path",
+        forms::is_plain,
+    ),
+    integer("batch.window_ms", 0, 1000, "ms"),
+    or_zero("batch.tokens_max", 64, 16_777_216, "tokens", "by device"),
+    integer("queue.requests_max", 1, 1_000_000, "requests"),
+    integer("queue.pairs_max", 1, 100_000_000, "pairs"),
+    integer("queue.bytes_max", 1024, 1 << 40, "bytes"),
+    integer("limits.documents_max", 1, 1_000_000, "documents"),
+    integer("limits.query_bytes_max", 1, 64 << 20, "bytes"),
+    integer("limits.document_bytes_max", 1, 64 << 20, "bytes"),
+    integer("limits.default_timeout_ms", 1, MILLISECONDS_MAX, "ms"),
+    integer("limits.timeout_ms_max", 1, MILLISECONDS_MAX, "ms"),
+    or_zero(
+        "tokenize.threads",
+        1,
+        THREADS_MAX,
+        "threads",
+        "by the number of cores and the device",
+    ),
+    or_zero(
+        "runtime.threads",
+        1,
+        THREADS_MAX,
+        "threads",
+        "by the number of cores",
+    ),
+    integer("shutdown.grace_ms", 0, MILLISECONDS_MAX, "ms"),
+    text("log.format", LogFormat::ALLOWED, |text| {
+        text.parse::<LogFormat>().is_ok()
+    }),
+    text(
+        "log.level",
+        "a filter such as `info` or `info,nats_rerank=debug`",
+        forms::is_log_filter,
+    ),
+];
+
+/// The key of that name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Whether keys of that section exist.
+pub fn is_section(name: &str) -> bool {
+    KEYS.iter()
+        .any(|key| key.section() == name && !name.is_empty())
+}
+
+/// The key that somebody who wrote `name` most likely meant.
+pub fn nearest(name: &str) -> &'static Key {
+    let leaf = name.rsplit('.').next().unwrap_or(name);
+    let likeness = |key: &Key| {
+        let whole = strsim::normalized_damerau_levenshtein(name, key.name);
+        // The right key in the wrong section is nearer than its spelling says.
+        if leaf == key.leaf() {
+            whole.max(0.9)
+        } else {
+            whole
+        }
+    };
+    let mut best = &KEYS[0];
+    for key in KEYS {
+        if likeness(key) > likeness(best) {
+            best = key;
+        }
+    }
+    best
+}
+
+impl Key {
+    /// The part before the dot; empty at the top.
+    pub fn section(&self) -> &'static str {
+        self.name.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The part after the dot.
+    pub fn leaf(&self) -> &'static str {
+        self.name
+            .split_once('.')
+            .map_or(self.name, |(_, leaf)| leaf)
+    }
+
+    /// The environment variable of this key.
+    pub fn variable(&self) -> String {
+        format!("RERANK_{}", self.name.to_uppercase().replace('.', "__"))
+    }
+
+    /// What the key may hold, in words.
+    pub fn allowed(&self) -> String {
+        match &self.kind {
+            Kind::Switch => "true or false".to_owned(),
+            Kind::Integer {
+                min,
+                max,
+                unit,
+                zero: None,
+            } => format!("{min} to {max} {unit}"),
+            Kind::Integer {
+                min,
+                max,
+                unit,
+                zero: Some(zero),
+            } => format!("{min} to {max} {unit}, or 0: {zero}"),
+            Kind::Text(form) if form.optional => format!("{}, or empty: not set", form.allowed),
+            Kind::Text(form) => form.allowed.to_owned(),
+            Kind::List { form, .. } => format!("a list, each of it {}", form.allowed),
+        }
+    }
+
+    /// The kind in one word.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Switch => "boolean",
+            Kind::Integer { .. } => "integer",
+            Kind::Text(_) => "string",
+            Kind::List { .. } => "list of strings",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_lie_at_most_one_section_deep() {
+        for (place, key) in KEYS.iter().enumerate() {
+            assert!(
+                KEYS[..place].iter().all(|other| other.name != key.name),
+                "{} twice",
+                key.name
+            );
+            assert!(key.name.matches('.').count() <= 1, "{}", key.name);
+            assert!(
+                !key.leaf().contains("__"),
+                "{} could not be told in the environment",
+                key.name
+            );
+        }
+    }
+
+    #[test]
+    fn the_nearest_key_is_what_was_meant() {
+        for (written, meant) in [
+            ("nats.ulr", "nats.url"),
+            ("nats_url", "nats.url"),
+            ("model.name", "model.id"),
+            ("batch.window", "batch.window_ms"),
+            ("batch.max_length", "model.max_length"),
+            ("queue_group", "nats.queue_group"),
+            ("limits.max_documents", "limits.documents_max"),
+            ("enable", "enabled"),
+            ("log.lvl", "log.level"),
+        ] {
+            assert_eq!(nearest(written).name, meant, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_named_after_its_key() {
+        assert_eq!(
+            find("nats.queue_group").map(Key::variable).as_deref(),
+            Some("RERANK_NATS__QUEUE_GROUP")
+        );
+        assert_eq!(
+            find("enabled").map(Key::variable).as_deref(),
+            Some("RERANK_ENABLED")
+        );
+    }
+}

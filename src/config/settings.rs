@@ -1,0 +1,233 @@
+//! The settings as the program uses them: validated and typed. Made by [`super::load`] only, so that whoever holds a
+//! [`Config`] need not check it again.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Device, LogFormat, Precision, Secret};
+use crate::nats::ConnectionSettings;
+
+/// The whole configuration, validated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Whether reranking is switched on (`RERANK_ENABLED`). A worker that is off joins no queue group.
+    pub enabled: bool,
+    /// The connection to NATS, and where requests arrive.
+    pub nats: NatsConfig,
+    /// Which model is served, from where, and on what device.
+    pub model: ModelConfig,
+    /// How pairs are gathered into one forward pass.
+    pub batch: BatchConfig,
+    /// How much work may wait.
+    pub queue: QueueConfig,
+    /// What one request may hold.
+    pub limits: LimitsConfig,
+    /// The tokenizing stage.
+    pub tokenize: TokenizeConfig,
+    /// The async runtime.
+    pub runtime: RuntimeConfig,
+    /// The clean stop.
+    pub shutdown: ShutdownConfig,
+    /// The program's own log.
+    pub log: LogConfig,
+}
+
+/// The connection to NATS, and where requests arrive.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NatsConfig {
+    /// Server URLs, tried in turn.
+    pub urls: Vec<ServerUrl>,
+    /// The subject that requests are published to.
+    pub subject: String,
+    /// The queue group that all workers of one model share.
+    pub queue_group: String,
+    /// The name in service discovery (ADR-32).
+    pub service_name: String,
+    /// The name in server monitoring.
+    pub connection_name: String,
+    /// A `.creds` file.
+    pub credentials_file: Option<PathBuf>,
+    /// A file that holds an nkey seed.
+    pub nkey_seed_file: Option<PathBuf>,
+    /// User name; always with `password`.
+    pub user: Option<String>,
+    /// Password of `user`.
+    pub password: Option<Secret>,
+    /// Bearer token.
+    pub token: Option<Secret>,
+    /// Refuse a connection without TLS.
+    pub tls_required: bool,
+    /// Additional root certificates (PEM).
+    pub tls_ca_file: Option<PathBuf>,
+    /// Client certificate (PEM); always with `tls_key_file`.
+    pub tls_cert_file: Option<PathBuf>,
+    /// Client key (PEM).
+    pub tls_key_file: Option<PathBuf>,
+    /// Prefix of reply inboxes, `_INBOX` unless set.
+    pub inbox_prefix: Option<String>,
+    /// How long one attempt to connect may take.
+    pub connect_timeout: Duration,
+    /// How many more times the first connection is tried before the program gives up.
+    pub connect_retries_max: u32,
+    /// Messages that the subscription holds before the client library drops the next one.
+    pub subscription_capacity: usize,
+}
+
+impl NatsConfig {
+    /// The part that [`crate::nats`] needs to connect.
+    pub fn connection(&self) -> ConnectionSettings {
+        ConnectionSettings {
+            urls: self
+                .urls
+                .iter()
+                .map(|url| url.expose().to_owned())
+                .collect(),
+            name: self.connection_name.clone(),
+            credentials_file: self.credentials_file.clone(),
+            nkey_seed_file: self.nkey_seed_file.clone(),
+            user: self.user.clone(),
+            password: self
+                .password
+                .as_ref()
+                .map(|secret| secret.expose().to_owned()),
+            token: self.token.as_ref().map(|secret| secret.expose().to_owned()),
+            tls_required: self.tls_required,
+            tls_ca_file: self.tls_ca_file.clone(),
+            tls_cert_file: self.tls_cert_file.clone(),
+            tls_key_file: self.tls_key_file.clone(),
+            inbox_prefix: self.inbox_prefix.clone(),
+            connect_timeout: self.connect_timeout,
+        }
+    }
+}
+
+/// A server URL. It may carry a user and a password, so `Debug` and `Display` hide what stands before the `@`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerUrl(String);
+
+impl ServerUrl {
+    pub(super) fn new(url: String) -> Self {
+        Self(url)
+    }
+
+    /// The URL with whatever secret it holds: for connecting, never for a message.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&super::redact_url(&self.0))
+    }
+}
+
+impl std::fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
+/// Which model is served, from where, and on what device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// `builtin`, a folder, or a hub id (`owner/name`).
+    pub id: String,
+    /// Other names under which requests may ask for this model.
+    pub aliases: Vec<String>,
+    /// Branch, tag or commit of a hub repository.
+    pub revision: String,
+    /// Where downloads are kept; the hub's usual cache unless set.
+    pub hub_cache_dir: Option<PathBuf>,
+    /// Access token of the hub (falls back to `HF_TOKEN`).
+    pub hub_token: Option<Secret>,
+    /// Base URL of the hub (falls back to `HF_ENDPOINT`).
+    pub hub_endpoint: Option<String>,
+    /// Use only what the cache holds (falls back to `HF_HUB_OFFLINE`).
+    pub hub_offline: bool,
+    /// How many more times one download is tried.
+    pub hub_retries_max: u32,
+    /// How many more times loading one model is tried before the next of `fallback_ids`.
+    pub load_retries_max: u32,
+    /// Pause between two tries of loading.
+    pub load_retry_delay: Duration,
+    /// Models tried in order when `id` cannot be loaded.
+    pub fallback_ids: Vec<String>,
+    /// Where the model computes.
+    pub device: Device,
+    /// In which number format the model computes.
+    pub precision: Precision,
+    /// Tokens of a pair at most; `None`: the model's own limit.
+    pub max_length: Option<usize>,
+    /// Pairs scored before the queue group is joined; 0: no warm-up.
+    pub warmup_samples: usize,
+    /// Threads of one operation on a CPU device; `None`: by the number of cores.
+    pub threads: Option<usize>,
+    /// The library that brings CUDA, looked up at run time when a CUDA device is asked for.
+    pub cuda_library: String,
+}
+
+/// How pairs are gathered into one forward pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchConfig {
+    /// How long an open batch waits for more pairs at most. Zero: never wait.
+    pub window: Duration,
+    /// Real tokens of a batch at most; `None`: by device.
+    pub tokens_max: Option<usize>,
+}
+
+/// How much admitted work may wait; a request past any of these is refused as overloaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueConfig {
+    /// Requests.
+    pub requests_max: usize,
+    /// Query and document pairs of all requests.
+    pub pairs_max: usize,
+    /// Bytes of all requests' bodies.
+    pub bytes_max: usize,
+}
+
+/// What one request may hold; one past these is refused as invalid or too large.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LimitsConfig {
+    /// Documents of a request.
+    pub documents_max: usize,
+    /// UTF-8 bytes of a query.
+    pub query_bytes_max: usize,
+    /// UTF-8 bytes of one document.
+    pub document_bytes_max: usize,
+    /// The budget of a request that names none. At most `timeout_max`.
+    pub default_timeout: Duration,
+    /// A larger budget is cut to this.
+    pub timeout_max: Duration,
+}
+
+/// The tokenizing stage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenizeConfig {
+    /// Threads that tokenize; `None`: by the number of cores and the device.
+    pub threads: Option<usize>,
+}
+
+/// The async runtime.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuntimeConfig {
+    /// Threads that run NATS and the stages between; `None`: by the number of cores.
+    pub threads: Option<usize>,
+}
+
+/// The clean stop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShutdownConfig {
+    /// How long work that was taken may go on after the signal to stop.
+    pub grace: Duration,
+}
+
+/// The program's own log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+    /// What is logged: a `tracing-subscriber` filter expression that is known to parse.
+    pub level: String,
+}

@@ -1,0 +1,212 @@
+//! From settings as written to [`Config`]: what must go together does, and every value has its type.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::forms;
+use super::problem::Problem;
+use super::raw::{Batch, Limits, Log, Model, Nats, Queue, Raw};
+use super::settings::{
+    BatchConfig, Config, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig,
+    RuntimeConfig, ServerUrl, ShutdownConfig, TokenizeConfig,
+};
+use super::{Device, LogFormat, Precision, Secret, UnknownChoice};
+
+/// The typed configuration, or all that does not go together in it.
+pub fn validate(raw: Raw) -> Result<Config, Vec<Problem>> {
+    let mut problems = Vec::new();
+    check_login(&raw.nats, &mut problems);
+    check_certificate(&raw.nats, &mut problems);
+    check_sizes(&raw, &mut problems);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    // The schema let only words through that parse.
+    convert(raw).map_err(|error| vec![Problem::together(error.to_string())])
+}
+
+fn check_login(nats: &Nats, problems: &mut Vec<Problem>) {
+    let in_url = nats.url.iter().any(|url| forms::has_user(url));
+    let ways: Vec<&str> = [
+        ("nats.credentials_file", !nats.credentials_file.is_empty()),
+        ("nats.nkey_seed_file", !nats.nkey_seed_file.is_empty()),
+        ("nats.user", !nats.user.is_empty()),
+        ("nats.token", !nats.token.is_empty()),
+        ("a user in nats.url", in_url),
+    ]
+    .into_iter()
+    .filter_map(|(name, set)| set.then_some(name))
+    .collect();
+    if ways.len() > 1 {
+        problems.push(Problem::together(format!(
+            "only one way to log in may be set, and there are {}",
+            ways.join(", ")
+        )));
+    }
+    if nats.user.is_empty() != nats.password.is_empty() {
+        let (set, missing) = if nats.password.is_empty() {
+            ("nats.user", "nats.password")
+        } else {
+            ("nats.password", "nats.user")
+        };
+        problems.push(Problem::together(format!("{set} is set without {missing}")));
+    }
+}
+
+fn check_certificate(nats: &Nats, problems: &mut Vec<Problem>) {
+    if nats.tls_cert_file.is_empty() != nats.tls_key_file.is_empty() {
+        let (set, missing) = if nats.tls_key_file.is_empty() {
+            ("nats.tls_cert_file", "nats.tls_key_file")
+        } else {
+            ("nats.tls_key_file", "nats.tls_cert_file")
+        };
+        problems.push(Problem::together(format!("{set} is set without {missing}")));
+    }
+}
+
+/// A limit must never make another one unreachable: the requests between them could not be answered at any time.
+fn check_sizes(raw: &Raw, problems: &mut Vec<Problem>) {
+    let (queue, limits) = (&raw.queue, &raw.limits);
+    if queue.pairs_max < limits.documents_max {
+        problems.push(Problem::together(format!(
+            "queue.pairs_max = {} is below limits.documents_max = {}: a request of that size could never be taken",
+            queue.pairs_max, limits.documents_max
+        )));
+    }
+    // Each is at most 64 MiB by the schema: no overflow.
+    let texts = limits.query_bytes_max + limits.document_bytes_max;
+    if queue.bytes_max < texts {
+        problems.push(Problem::together(format!(
+            "queue.bytes_max = {} is below limits.query_bytes_max and limits.document_bytes_max together = {texts}: a \
+             request of one such pair could never be taken",
+            queue.bytes_max
+        )));
+    }
+    if limits.default_timeout_ms > limits.timeout_ms_max {
+        problems.push(Problem::together(format!(
+            "limits.default_timeout_ms = {} is above limits.timeout_ms_max = {}",
+            limits.default_timeout_ms, limits.timeout_ms_max
+        )));
+    }
+    let (tokens_max, max_length) = (raw.batch.tokens_max, raw.model.max_length);
+    if tokens_max != 0 && tokens_max < max_length {
+        problems.push(Problem::together(format!(
+            "batch.tokens_max = {tokens_max} is below model.max_length = {max_length}: a pair of that length would fit \
+             no batch"
+        )));
+    }
+}
+
+fn convert(raw: Raw) -> Result<Config, UnknownChoice> {
+    Ok(Config {
+        enabled: raw.enabled,
+        nats: nats(raw.nats),
+        model: model(raw.model)?,
+        batch: batch(&raw.batch),
+        queue: queue(&raw.queue),
+        limits: limits(&raw.limits),
+        tokenize: TokenizeConfig {
+            threads: unless_zero(raw.tokenize.threads),
+        },
+        runtime: RuntimeConfig {
+            threads: unless_zero(raw.runtime.threads),
+        },
+        shutdown: ShutdownConfig {
+            grace: Duration::from_millis(raw.shutdown.grace_ms),
+        },
+        log: log(raw.log)?,
+    })
+}
+
+fn nats(raw: Nats) -> NatsConfig {
+    NatsConfig {
+        urls: raw.url.into_iter().map(ServerUrl::new).collect(),
+        subject: raw.subject,
+        queue_group: raw.queue_group,
+        service_name: raw.service_name,
+        connection_name: raw.connection_name,
+        credentials_file: path(raw.credentials_file),
+        nkey_seed_file: path(raw.nkey_seed_file),
+        user: unless_empty(raw.user),
+        password: secret(raw.password),
+        token: secret(raw.token),
+        tls_required: raw.tls_required,
+        tls_ca_file: path(raw.tls_ca_file),
+        tls_cert_file: path(raw.tls_cert_file),
+        tls_key_file: path(raw.tls_key_file),
+        inbox_prefix: unless_empty(raw.inbox_prefix),
+        connect_timeout: Duration::from_millis(raw.connect_timeout_ms),
+        connect_retries_max: raw.connect_retries_max,
+        subscription_capacity: raw.subscription_capacity,
+    }
+}
+
+fn model(raw: Model) -> Result<ModelConfig, UnknownChoice> {
+    Ok(ModelConfig {
+        id: raw.id,
+        aliases: raw.aliases,
+        revision: raw.revision,
+        hub_cache_dir: path(raw.hub_cache_dir),
+        hub_token: secret(raw.hub_token),
+        hub_endpoint: unless_empty(raw.hub_endpoint),
+        hub_offline: raw.hub_offline,
+        hub_retries_max: raw.hub_retries_max,
+        load_retries_max: raw.load_retries_max,
+        load_retry_delay: Duration::from_millis(raw.load_retry_delay_ms),
+        fallback_ids: raw.fallback_ids,
+        device: raw.device.parse::<Device>()?,
+        precision: raw.precision.parse::<Precision>()?,
+        max_length: unless_zero(raw.max_length),
+        warmup_samples: raw.warmup_samples,
+        threads: unless_zero(raw.threads),
+        cuda_library: raw.cuda_library,
+    })
+}
+
+fn batch(raw: &Batch) -> BatchConfig {
+    BatchConfig {
+        window: Duration::from_millis(raw.window_ms),
+        tokens_max: unless_zero(raw.tokens_max),
+    }
+}
+
+fn queue(raw: &Queue) -> QueueConfig {
+    QueueConfig {
+        requests_max: raw.requests_max,
+        pairs_max: raw.pairs_max,
+        bytes_max: raw.bytes_max,
+    }
+}
+
+fn limits(raw: &Limits) -> LimitsConfig {
+    LimitsConfig {
+        documents_max: raw.documents_max,
+        query_bytes_max: raw.query_bytes_max,
+        document_bytes_max: raw.document_bytes_max,
+        default_timeout: Duration::from_millis(raw.default_timeout_ms),
+        timeout_max: Duration::from_millis(raw.timeout_ms_max),
+    }
+}
+
+fn log(raw: Log) -> Result<LogConfig, UnknownChoice> {
+    Ok(LogConfig {
+        format: raw.format.parse::<LogFormat>()?,
+        level: raw.level,
+    })
+}
+
+fn path(text: String) -> Option<PathBuf> {
+    unless_empty(text).map(PathBuf::from)
+}
+
+fn unless_empty(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn unless_zero(number: usize) -> Option<usize> {
+    (number != 0).then_some(number)
+}
+
+fn secret(secret: Secret) -> Option<Secret> {
+    (!secret.is_empty()).then_some(secret)
+}

@@ -1,0 +1,134 @@
+//! How the pairs of a batch lie in memory: one flat run of tokens, no padding anywhere.
+//!
+//! Pairs are sorted by length, so pairs of equal length are neighbours and form a group. Every linear layer works on
+//! the flat `[tokens, hidden]` matrix; attention works group by group, and since all pairs of a group have the same
+//! length, a group is a view of that matrix: nothing is padded, masked or copied.
+
+use crate::model::tokenizer::PairTokens;
+
+/// A run of pairs of one length, neighbours in the flat layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its first pair, counted in layout order.
+    pub pair_start: usize,
+    /// How many pairs.
+    pub pairs: usize,
+    /// Its first token in the flat run.
+    pub token_start: usize,
+    /// Tokens of each pair.
+    pub length: usize,
+}
+
+/// The flat layout of a batch.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// `order[i]`: which pair of the caller stands at place `i`.
+    pub order: Vec<usize>,
+    /// Groups of equal length, longest first.
+    pub groups: Vec<Group>,
+    /// Token ids, flat, `[tokens]`.
+    pub ids: Vec<i64>,
+    /// Positions, flat, `[tokens]`.
+    pub positions: Vec<i64>,
+    /// Type ids, flat, `[tokens]`.
+    pub types: Vec<i64>,
+    /// Where each pair's first token lies, `[pairs]`, in layout order.
+    pub firsts: Vec<i64>,
+}
+
+impl Layout {
+    /// Lays `pairs` out. `roberta_pad`: the padding id of a RoBERTa-type model, whose positions start behind it;
+    /// `None` for BERT, whose positions start at 0.
+    pub fn new(pairs: &[&PairTokens], roberta_pad: Option<u32>) -> Layout {
+        let mut order: Vec<usize> = (0..pairs.len()).collect();
+        // Longest first: the largest allocations come first and later ones fit into what they leave.
+        order.sort_by_key(|&pair| std::cmp::Reverse(pairs[pair].ids.len()));
+        let tokens = pairs.iter().map(|pair| pair.ids.len()).sum();
+        let mut layout = Layout {
+            ids: Vec::with_capacity(tokens),
+            positions: Vec::with_capacity(tokens),
+            types: Vec::with_capacity(tokens),
+            firsts: Vec::with_capacity(pairs.len()),
+            groups: Vec::new(),
+            order,
+        };
+        for place in 0..layout.order.len() {
+            let pair = pairs[layout.order[place]];
+            let (start, length) = (layout.ids.len(), pair.ids.len());
+            match layout.groups.last_mut() {
+                Some(group) if group.length == length => group.pairs += 1,
+                _ => layout.groups.push(Group { pair_start: place, pairs: 1, token_start: start, length }),
+            }
+            layout.firsts.push(start as i64);
+            layout.ids.extend(pair.ids.iter().map(|&id| i64::from(id)));
+            layout.types.extend(pair.type_ids.iter().map(|&kind| i64::from(kind)));
+            layout.push_positions(&pair.ids, roberta_pad);
+        }
+        layout
+    }
+
+    /// Tokens in the batch.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// transformers counts RoBERTa positions over the tokens that are not padding, and gives padding its own id as a
+    /// position. A text may spell the padding token out, so that rule is followed here to the letter.
+    fn push_positions(&mut self, ids: &[u32], roberta_pad: Option<u32>) {
+        match roberta_pad {
+            None => self.positions.extend(0..ids.len() as i64),
+            Some(pad) => {
+                let mut last = i64::from(pad);
+                self.positions.extend(ids.iter().map(|&id| {
+                    if id == pad {
+                        i64::from(pad)
+                    } else {
+                        last += 1;
+                        last
+                    }
+                }));
+            }
+        }
+    }
+
+    /// Scores in layout order back into the caller's order.
+    pub fn unsort(&self, scores: &[f32]) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.order.len()];
+        for (&pair, &score) in self.order.iter().zip(scores) {
+            out[pair] = score;
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(ids: &[u32]) -> PairTokens {
+        PairTokens { ids: ids.to_vec(), type_ids: vec![0; ids.len()], truncated: false }
+    }
+
+    #[test]
+    fn groups_equal_lengths_and_finds_the_way_back() {
+        let pairs = [pair(&[5, 6]), pair(&[7, 8, 9]), pair(&[10, 11]), pair(&[12])];
+        let layout = Layout::new(&pairs.iter().collect::<Vec<_>>(), None);
+        assert_eq!(layout.order, [1, 0, 2, 3]);
+        assert_eq!(layout.ids, [7, 8, 9, 5, 6, 10, 11, 12]);
+        assert_eq!(layout.positions, [0, 1, 2, 0, 1, 0, 1, 0]);
+        assert_eq!(layout.firsts, [0, 3, 5, 7]);
+        assert_eq!(layout.groups.iter().map(|g| (g.pair_start, g.pairs, g.token_start, g.length)).collect::<Vec<_>>(), [
+            (0, 1, 0, 3),
+            (1, 2, 3, 2),
+            (3, 1, 7, 1)
+        ]);
+        assert_eq!(layout.unsort(&[1.0, 0.0, 2.0, 3.0]), [0.0, 1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn roberta_positions_skip_padding_spelt_out_in_a_text() {
+        let pairs = [pair(&[0, 4, 1, 5, 2])];
+        let layout = Layout::new(&pairs.iter().collect::<Vec<_>>(), Some(1));
+        assert_eq!(layout.positions, [2, 3, 1, 4, 5]);
+    }
+}

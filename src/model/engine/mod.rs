@@ -1,0 +1,84 @@
+//! The engine: token pairs in, logits out, on one device. The only module of the crate that names `tch`.
+//!
+//! An [`Engine`] is made, warmed and used by one thread (see `worker::infer`): it is neither `Send` nor shared, so
+//! there is nothing to lock and no half-loaded weight to race on.
+
+mod device;
+mod encoder;
+mod layout;
+mod torch;
+
+pub use device::{Device, DeviceChoice, Precision, PrecisionChoice, choose_device, choose_precision};
+pub use layout::Layout;
+pub use torch::{EngineSettings, TorchEngine};
+
+use super::spec::ScoreActivation;
+use super::tokenizer::PairTokens;
+
+/// What scores pairs. The worker knows nothing else of a model.
+///
+/// Not `Send` on purpose: one thread builds it and keeps it.
+pub trait Engine {
+    /// What was loaded, where, in which precision.
+    fn info(&self) -> &EngineInfo;
+
+    /// The logits of `pairs`, in their order, in fp32. A pair's logit does not depend on the others.
+    ///
+    /// # Errors
+    /// [`EngineError`]; the engine stays usable after anything but [`EngineError::Fatal`]. A logit may be non-finite:
+    /// the caller checks, since that concerns one request and not the batch.
+    fn score(&mut self, pairs: &[&PairTokens]) -> Result<Vec<f32>, EngineError>;
+}
+
+/// What an engine tells of itself.
+#[derive(Clone, Debug)]
+pub struct EngineInfo {
+    /// The id under which the model is served.
+    pub model_id: String,
+    /// `cpu`, `cuda:0`, `mps`.
+    pub device: String,
+    /// `fp32`, `fp16`, `bf16`.
+    pub precision: String,
+    /// Tokens of a pair at most, special tokens counted.
+    pub length_max: usize,
+    /// From logit to score.
+    pub activation: ScoreActivation,
+    /// Tokens that one forward pass takes best on this device; `batch.tokens_max = 0` means this.
+    pub batch_tokens: usize,
+}
+
+/// Why a forward pass gave no logits. Texts come from the tensor library and hold no request content.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The device has no memory for a batch of this size; a smaller one may do.
+    #[error("the device is out of memory: {0}")]
+    OutOfMemory(String),
+    /// This batch failed; another may succeed.
+    #[error("the forward pass failed: {0}")]
+    Failed(String),
+    /// The device or its context is lost; nothing will succeed any more.
+    #[error("the device is lost: {0}")]
+    Fatal(String),
+}
+
+impl From<tch::TchError> for EngineError {
+    /// libtorch reports by text alone (FACTS: out of memory too), hence the sorting by what the text says.
+    fn from(error: tch::TchError) -> Self {
+        let text = first_line(&error.to_string());
+        let lower = text.to_ascii_lowercase();
+        const FATAL: [&str; 5] =
+            ["device-side assert", "illegal memory access", "unspecified launch failure", "device lost", "uncorrectable ecc"];
+        if lower.contains("out of memory") || lower.contains("can't allocate memory") || lower.contains("alloc_failed") {
+            EngineError::OutOfMemory(text)
+        } else if FATAL.iter().any(|sign| lower.contains(sign)) {
+            EngineError::Fatal(text)
+        } else {
+            EngineError::Failed(text)
+        }
+    }
+}
+
+/// C++ messages carry a stack of many lines; the first says what happened.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(300).collect()
+}

@@ -1,0 +1,149 @@
+//! The engine on libtorch: loads a checkpoint once, then scores batches.
+
+use std::time::{Duration, Instant};
+
+use super::device::{Device, DeviceChoice, Precision, PrecisionChoice, choose_device, choose_precision};
+use super::encoder::Encoder;
+use super::layout::Layout;
+use super::{Engine, EngineError, EngineInfo};
+use crate::model::ModelError;
+use crate::model::files::Checkpoint;
+use crate::model::tokenizer::PairTokens;
+use crate::model::weights::Weights;
+
+/// How to load and run a model.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    /// Which device.
+    pub device: DeviceChoice,
+    /// Which precision.
+    pub precision: PrecisionChoice,
+    /// Threads of one operator on a CPU device; 0: as many as there are cores for this process.
+    pub threads: usize,
+    /// Pairs to score before the engine counts as ready; 0: none.
+    pub warmup_samples: usize,
+    /// libtorch's CUDA half, by name or path.
+    pub cuda_library: String,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        EngineSettings {
+            device: DeviceChoice::Auto,
+            precision: PrecisionChoice::Auto,
+            threads: 0,
+            warmup_samples: 8,
+            cuda_library: "libtorch_cuda.so".to_owned(),
+        }
+    }
+}
+
+/// A cross-encoder on a device.
+pub struct TorchEngine {
+    encoder: Encoder,
+    info: EngineInfo,
+    vocab_size: usize,
+    roberta_pad: Option<u32>,
+}
+
+impl TorchEngine {
+    /// Loads `checkpoint` onto the device and warms it up, on the thread that will keep the engine.
+    ///
+    /// # Errors
+    /// A device that is not there, a tensor that is missing or misshapen, or a failed warm-up.
+    pub fn load(checkpoint: &Checkpoint, settings: &EngineSettings) -> Result<TorchEngine, ModelError> {
+        let started = Instant::now();
+        let device = choose_device(settings.device, &settings.cuda_library)?;
+        let precision = choose_precision(settings.precision, device);
+        if device == Device::Cpu {
+            let threads = if settings.threads > 0 { settings.threads } else { cores() };
+            tch::set_num_threads(threads as i32);
+        }
+        let weights = Weights::open(checkpoint)?;
+        let spec = &checkpoint.spec;
+        let encoder = Encoder::load(spec, &weights, device.torch(), precision.kind())?;
+        drop(weights);
+        let mut engine = TorchEngine {
+            encoder,
+            info: EngineInfo {
+                model_id: checkpoint.id.clone(),
+                device: device.to_string(),
+                precision: precision.to_string(),
+                length_max: spec.length_max,
+                activation: spec.score_activation,
+                batch_tokens: batch_tokens(device),
+            },
+            vocab_size: spec.vocab_size,
+            roberta_pad: spec.architecture.is_roberta_family().then_some(spec.pad_token_id),
+        };
+        let loaded = started.elapsed();
+        engine.warm_up(settings.warmup_samples)?;
+        log_loaded(&engine.info, precision, loaded, started.elapsed());
+        Ok(engine)
+    }
+
+    /// Scores made-up pairs of several lengths, so that the first caller does not pay for libtorch's lazy set-up.
+    fn warm_up(&mut self, samples: usize) -> Result<(), ModelError> {
+        let id = |place: usize| (place * 7 + 3) % self.vocab_size;
+        let pairs: Vec<PairTokens> = (0..samples)
+            .map(|sample| {
+                let length = (16 << (sample % 4)).min(self.info.length_max);
+                PairTokens {
+                    ids: (0..length).map(|place| id(place + sample) as u32).collect(),
+                    type_ids: vec![0; length],
+                    truncated: false,
+                }
+            })
+            .collect();
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        let borrowed: Vec<&PairTokens> = pairs.iter().collect();
+        // Twice: libtorch's CPU kernels plan at the first call and run at speed from the second.
+        for _ in 0..2 {
+            self.score(&borrowed).map_err(|error| ModelError::Engine { reason: format!("warm-up: {error}") })?;
+        }
+        Ok(())
+    }
+}
+
+impl Engine for TorchEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn score(&mut self, pairs: &[&PairTokens]) -> Result<Vec<f32>, EngineError> {
+        if pairs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let layout = Layout::new(pairs, self.roberta_pad);
+        // Gradient mode is per thread in libtorch.
+        let logits = tch::no_grad(|| self.encoder.forward(&layout))?;
+        Ok(layout.unsort(&logits))
+    }
+}
+
+/// Cores this process may use: the affinity mask and a container's quota are both respected by the standard library.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A CPU is busy with a few thousand tokens, and a longer batch only makes the next one wait; a GPU wants many.
+fn batch_tokens(device: Device) -> usize {
+    match device {
+        Device::Cpu => 4096,
+        Device::Cuda(_) | Device::Mps => 32768,
+    }
+}
+
+fn log_loaded(info: &EngineInfo, precision: Precision, loaded: Duration, warm: Duration) {
+    tracing::info!(
+        model = info.model_id,
+        device = info.device,
+        %precision,
+        length_max = info.length_max,
+        load_ms = loaded.as_millis() as u64,
+        warmup_ms = (warm - loaded).as_millis() as u64,
+        "model loaded"
+    );
+}

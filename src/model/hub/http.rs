@@ -1,0 +1,393 @@
+//! Requests to the hub: time limits, redirects that keep the token at home, failures told apart, bounded repeats.
+
+use std::time::{Duration, SystemTime};
+
+use tracing::{debug, warn};
+use ureq::http::{HeaderMap, Response, StatusCode, header};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::{Agent, Body};
+use url::Url;
+
+use super::super::error::{HubFailure, ModelError};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that sends nothing for so long has stalled; the download itself may take as long as it takes.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+const REDIRECTS_MAX: usize = 10;
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// What the hub says about a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RemoteFile {
+    pub(super) commit: String,
+    /// Names the content: a SHA-256 for large files, a git hash for small ones. Safe as a file name.
+    pub(super) etag: String,
+    pub(super) size_bytes: Option<u64>,
+}
+
+/// A failure, and how long the server wants us to wait.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) failure: HubFailure,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl From<HubFailure> for Refusal {
+    fn from(failure: HubFailure) -> Self {
+        Refusal {
+            failure,
+            retry_after: None,
+        }
+    }
+}
+
+/// One model's side of the hub.
+pub(super) struct Client {
+    agent: Agent,
+    id: String,
+    endpoint: Url,
+    /// The endpoint without user name and password, for messages.
+    endpoint_shown: String,
+    token: Option<String>,
+    retries_max: u32,
+    backoff: Duration,
+}
+
+impl Client {
+    pub(super) fn new(
+        id: &str,
+        endpoint: &str,
+        token: Option<String>,
+        retries_max: u32,
+        backoff: Duration,
+    ) -> Result<Client, ModelError> {
+        let invalid = |reason: String| ModelError::Hub {
+            id: id.to_owned(),
+            file: "its address".to_owned(),
+            failure: HubFailure::Protocol { reason },
+        };
+        let mut url = Url::parse(endpoint.trim()).map_err(|error| {
+            invalid(format!(
+                "the endpoint (model.endpoint or HF_ENDPOINT) is not an address: {error}"
+            ))
+        })?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(invalid(
+                "the endpoint (model.endpoint or HF_ENDPOINT) must begin with http:// or https://"
+                    .into(),
+            ));
+        }
+        // So that joining paths keeps a prefix such as /api/huggingface of a company's mirror.
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        let mut shown = url.clone();
+        let _ = shown.set_username("");
+        let _ = shown.set_password(None);
+        if let Some(token) = &token
+            && !token.bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            return Err(invalid(
+                "the token (model.token or HF_TOKEN) holds a character that no token has".into(),
+            ));
+        }
+        Ok(Client {
+            agent: agent(),
+            id: id.to_owned(),
+            endpoint_shown: shown.as_str().trim_end_matches('/').to_owned(),
+            endpoint: url,
+            token,
+            retries_max,
+            backoff,
+        })
+    }
+
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint_shown
+    }
+
+    pub(super) fn retries_max(&self) -> u32 {
+        self.retries_max
+    }
+
+    /// Asks for a file's commit, etag and size; repeats after passing failures.
+    pub(super) fn look(&self, revision: &str, file: &str) -> Result<RemoteFile, HubFailure> {
+        let mut retries = 0;
+        loop {
+            match self.look_at(revision, file) {
+                Ok(remote) => return Ok(remote),
+                Err(refusal) if refusal.failure.is_retryable() && retries < self.retries_max => {
+                    retries += 1;
+                    self.pause(retries, file, &refusal);
+                }
+                Err(refusal) => return Err(refusal.failure),
+            }
+        }
+    }
+
+    /// As [`Self::look`], without repeats.
+    pub(super) fn look_once(&self, revision: &str, file: &str) -> Result<RemoteFile, HubFailure> {
+        self.look_at(revision, file)
+            .map_err(|refusal| refusal.failure)
+    }
+
+    fn look_at(&self, revision: &str, file: &str) -> Result<RemoteFile, Refusal> {
+        let mut url = self.url(revision, file)?;
+        let (mut commit, mut etag, mut size_bytes) = (None, None, None);
+        for _ in 0..=REDIRECTS_MAX {
+            let response = self.send("HEAD", &url, None)?;
+            let headers = response.headers();
+            commit = text(headers, "x-repo-commit").or(commit);
+            // A large file's own hash and size come with the redirect to its storage, whose answer has others.
+            etag = text(headers, "x-linked-etag").or(etag);
+            size_bytes = number(headers, "x-linked-size").or(size_bytes);
+            if let Some((location, relative)) = redirect(&url, &response)? {
+                let known =
+                    commit.is_some() && (etag.is_some() || headers.contains_key(header::ETAG));
+                if relative || !known {
+                    url = location;
+                    continue;
+                }
+                etag = etag.or_else(|| text(headers, "etag"));
+                break;
+            }
+            self.check_status(&response)?;
+            etag = etag.or_else(|| text(headers, "etag"));
+            size_bytes = size_bytes.or_else(|| number(headers, "content-length"));
+            break;
+        }
+        let protocol = |reason: &str| HubFailure::Protocol {
+            reason: format!("{}: {reason}", self.endpoint_shown),
+        };
+        let commit = commit.filter(|commit| super::is_commit(commit)).ok_or_else(|| {
+            protocol("its answer names no commit (X-Repo-Commit), so this is no hub, or a proxy has answered instead")
+        })?;
+        let etag = etag
+            .as_deref()
+            .and_then(plain_etag)
+            .ok_or_else(|| protocol("its answer has no usable ETag"))?;
+        Ok(RemoteFile {
+            commit,
+            etag,
+            size_bytes,
+        })
+    }
+
+    /// Opens a file for reading, from byte `start` on if the server can: 206 if it does, 200 if it begins at the beginning,
+    /// 416 if there is nothing from there on.
+    pub(super) fn open(
+        &self,
+        commit: &str,
+        file: &str,
+        start: u64,
+    ) -> Result<Response<Body>, Refusal> {
+        let mut url = self.url(commit, file)?;
+        for _ in 0..=REDIRECTS_MAX {
+            let response = self.send("GET", &url, (start > 0).then_some(start))?;
+            if let Some((location, _)) = redirect(&url, &response)? {
+                url = location;
+                continue;
+            }
+            if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
+                self.check_status(&response)?;
+            }
+            return Ok(response);
+        }
+        Err(HubFailure::Protocol {
+            reason: format!(
+                "{}: more than {REDIRECTS_MAX} redirects",
+                self.endpoint_shown
+            ),
+        }
+        .into())
+    }
+
+    fn url(&self, revision: &str, file: &str) -> Result<Url, HubFailure> {
+        // A revision such as refs/pr/1 is one segment of the address.
+        let revision = revision.replace('/', "%2F");
+        let path = format!("{}/resolve/{revision}/{file}", self.id);
+        self.endpoint
+            .join(&path)
+            .map_err(|error| HubFailure::Protocol {
+                reason: format!("no address for {path}: {error}"),
+            })
+    }
+
+    fn send(&self, method: &str, url: &Url, start: Option<u64>) -> Result<Response<Body>, Refusal> {
+        let mut request = match method {
+            "HEAD" => self.agent.head(url.as_str()),
+            _ => self.agent.get(url.as_str()),
+        };
+        // A compressed answer would have another length than the file.
+        request = request.header(header::ACCEPT_ENCODING, "identity");
+        if let Some(start) = start {
+            request = request.header(header::RANGE, format!("bytes={start}-"));
+        }
+        if let Some(token) = &self.token
+            && url.origin() == self.endpoint.origin()
+        {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        debug!(
+            method,
+            host = url.host_str(),
+            path = url.path(),
+            start,
+            "hub request"
+        );
+        request
+            .call()
+            .map_err(|error| self.connection(url, error).into())
+    }
+
+    /// What went wrong below HTTP. What will go wrong again in the same way is not worth a repeat.
+    fn connection(&self, url: &Url, error: ureq::Error) -> HubFailure {
+        let host = url.host_str().unwrap_or_default();
+        match error {
+            ureq::Error::Io(_)
+            | ureq::Error::Timeout(_)
+            | ureq::Error::HostNotFound
+            | ureq::Error::ConnectionFailed
+            | ureq::Error::ConnectProxyFailed(_)
+            | ureq::Error::Protocol(_)
+            | ureq::Error::BodyStalled => HubFailure::Connection {
+                reason: format!("could not reach {host}: {error}"),
+            },
+            error => HubFailure::Protocol {
+                reason: format!("request to {host} failed: {error}"),
+            },
+        }
+    }
+
+    fn check_status(&self, response: &Response<Body>) -> Result<(), Refusal> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let endpoint = self.endpoint_shown.clone();
+        let failure = match status.as_u16() {
+            401 => HubFailure::Unauthorized {
+                endpoint,
+                token: self.token.is_some(),
+            },
+            403 => HubFailure::Forbidden { endpoint },
+            404 | 410 => {
+                let what = match text(response.headers(), "x-error-code").as_deref() {
+                    Some("RepoNotFound") => "no such model",
+                    Some("RevisionNotFound") => "no such revision",
+                    Some("EntryNotFound") => "no such file",
+                    _ => "no such model, revision or file",
+                };
+                HubFailure::NotFound {
+                    endpoint,
+                    what: what.to_owned(),
+                }
+            }
+            status => HubFailure::Status { endpoint, status },
+        };
+        let retry_after = number(response.headers(), "retry-after").map(Duration::from_secs);
+        Err(Refusal {
+            failure,
+            retry_after,
+        })
+    }
+
+    /// Waits before the `retry`th repeat: twice as long each time, with some jitter so that a fleet that failed together
+    /// does not come back together; or as long as the server asks, within reason.
+    pub(super) fn pause(&self, retry: u32, file: &str, refusal: &Refusal) {
+        let doubled = self
+            .backoff
+            .saturating_mul(1 << retry.saturating_sub(1).min(10));
+        let nanos = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |time| time.subsec_nanos());
+        let jitter = 0.75 + f64::from(nanos % 1000) / 2000.0;
+        let wait = refusal
+            .retry_after
+            .unwrap_or(doubled.min(BACKOFF_MAX).mul_f64(jitter))
+            .min(BACKOFF_MAX);
+        warn!(
+            model = %self.id, file, retry, of = self.retries_max, wait_ms = wait.as_millis() as u64,
+            failure = %refusal.failure, "hub request failed; it is repeated"
+        );
+        std::thread::sleep(wait);
+    }
+}
+
+fn agent() -> Agent {
+    let mut config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_recv_response(Some(STALL_TIMEOUT))
+        .timeout_per_read(Some(STALL_TIMEOUT))
+        .user_agent(concat!(
+            env!("CARGO_PKG_NAME"),
+            "/",
+            env!("CARGO_PKG_VERSION")
+        ));
+    // The system's certificates, so that a company's own mirror is trusted where the system trusts it; a container without
+    // any keeps those that are built in.
+    let native = rustls_native_certs::load_native_certs();
+    if !native.certs.is_empty() {
+        let roots = native
+            .certs
+            .iter()
+            .map(|der| Certificate::from_der(der).to_owned());
+        config = config.tls_config(
+            TlsConfig::builder()
+                .root_certs(RootCerts::from(roots))
+                .build(),
+        );
+    }
+    config.build().into()
+}
+
+/// Where a redirect leads, and whether it stays with the server by being relative.
+fn redirect(from: &Url, response: &Response<Body>) -> Result<Option<(Url, bool)>, HubFailure> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let host = from.host_str().unwrap_or_default();
+    let odd = |reason: &str| HubFailure::Protocol {
+        reason: format!("{host} redirects {reason}"),
+    };
+    let location = text(response.headers(), "location").ok_or_else(|| odd("to nowhere"))?;
+    let relative = matches!(
+        Url::parse(&location),
+        Err(url::ParseError::RelativeUrlWithoutBase)
+    ) && !location.starts_with("//");
+    let target = from
+        .join(&location)
+        .map_err(|_| odd("to something that is no address"))?;
+    match target.scheme() {
+        "https" => {}
+        // Never from a safe connection to one that anyone may change.
+        "http" if from.scheme() == "http" => {}
+        _ => return Err(odd("to an address that is not https")),
+    }
+    Ok(Some((target, relative)))
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers
+        .get(name)?
+        .to_str()
+        .ok()
+        .map(|value| value.trim().to_owned())
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    text(headers, name)?.parse().ok()
+}
+
+/// The etag without its quotes, if it can be a file name.
+fn plain_etag(etag: &str) -> Option<String> {
+    let etag = etag.trim_start_matches("W/").trim_matches('"');
+    let plain = etag
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    (plain && !etag.is_empty() && etag.len() <= 200 && !etag.starts_with('.'))
+        .then(|| etag.to_owned())
+}

@@ -1,0 +1,590 @@
+//! config.json → [`ModelSpec`]: what the engine must know, checked, with the defaults of transformers' own classes.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::error::ModelError;
+
+/// The families of encoder that can be served, each with a head of one label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// BERT: pooler and classifier, two token types, positions from 0.
+    Bert,
+    /// RoBERTa: two-layer head without a pooler, positions from `pad_token_id + 1`.
+    Roberta,
+    /// XLM-RoBERTa: RoBERTa with another vocabulary.
+    XlmRoberta,
+    /// CamemBERT: RoBERTa with a French vocabulary.
+    Camembert,
+}
+
+impl Architecture {
+    /// All of them.
+    pub const ALL: [Architecture; 4] = [
+        Architecture::Bert,
+        Architecture::Roberta,
+        Architecture::XlmRoberta,
+        Architecture::Camembert,
+    ];
+
+    /// The class that config.json names under `architectures`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Architecture::Bert => "BertForSequenceClassification",
+            Architecture::Roberta => "RobertaForSequenceClassification",
+            Architecture::XlmRoberta => "XLMRobertaForSequenceClassification",
+            Architecture::Camembert => "CamembertForSequenceClassification",
+        }
+    }
+
+    /// What config.json names under `model_type`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Architecture::Bert => "bert",
+            Architecture::Roberta => "roberta",
+            Architecture::XlmRoberta => "xlm-roberta",
+            Architecture::Camembert => "camembert",
+        }
+    }
+
+    /// What the names of the encoder's tensors begin with.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Architecture::Bert => "bert.",
+            // CamemBERT's encoder is called `roberta` too.
+            Architecture::Roberta | Architecture::XlmRoberta | Architecture::Camembert => {
+                "roberta."
+            }
+        }
+    }
+
+    /// RoBERTa and what descends from it: one head, one way of counting positions, token types always 0.
+    pub fn is_roberta_family(self) -> bool {
+        !matches!(self, Architecture::Bert)
+    }
+
+    /// The supported classes, for messages.
+    pub fn supported() -> String {
+        Self::ALL.map(Architecture::name).join(", ")
+    }
+}
+
+/// The activation inside the feed-forward layers, computed exactly as the checkpoint was trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HiddenActivation {
+    /// x·Φ(x) by the error function.
+    Gelu,
+    /// The tanh approximation of GELU; config.json knows it by five names.
+    GeluTanh,
+    /// max(0, x).
+    Relu,
+    /// x·sigmoid(x).
+    Silu,
+    /// tanh(x).
+    Tanh,
+}
+
+impl HiddenActivation {
+    const NAMES: &'static [(&'static str, HiddenActivation)] = &[
+        ("gelu", HiddenActivation::Gelu),
+        ("gelu_python", HiddenActivation::Gelu),
+        ("gelu_new", HiddenActivation::GeluTanh),
+        ("gelu_fast", HiddenActivation::GeluTanh),
+        ("gelu_accurate", HiddenActivation::GeluTanh),
+        ("gelu_pytorch_tanh", HiddenActivation::GeluTanh),
+        ("gelu_python_tanh", HiddenActivation::GeluTanh),
+        ("relu", HiddenActivation::Relu),
+        ("silu", HiddenActivation::Silu),
+        ("swish", HiddenActivation::Silu),
+        ("tanh", HiddenActivation::Tanh),
+    ];
+
+    /// The name that we show for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            HiddenActivation::Gelu => "gelu",
+            HiddenActivation::GeluTanh => "gelu_tanh",
+            HiddenActivation::Relu => "relu",
+            HiddenActivation::Silu => "silu",
+            HiddenActivation::Tanh => "tanh",
+        }
+    }
+}
+
+/// What turns the model's logit into the score of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScoreActivation {
+    /// The logit itself.
+    Identity,
+    /// 1 / (1 + e⁻ˣ): what sentence-transformers takes when a one-label checkpoint names nothing.
+    Sigmoid,
+    /// tanh(x).
+    Tanh,
+}
+
+impl ScoreActivation {
+    /// The score for a logit. Monotone, so it never changes an order.
+    pub fn apply(self, logit: f32) -> f32 {
+        match self {
+            ScoreActivation::Identity => logit,
+            ScoreActivation::Sigmoid => 1.0 / (1.0 + (-logit).exp()),
+            ScoreActivation::Tanh => logit.tanh(),
+        }
+    }
+
+    /// The name that we show for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ScoreActivation::Identity => "identity",
+            ScoreActivation::Sigmoid => "sigmoid",
+            ScoreActivation::Tanh => "tanh",
+        }
+    }
+
+    /// By the dotted path of the Python class, with or without the `()` that some configurations carry.
+    fn from_python(path: &str) -> Option<ScoreActivation> {
+        let path = path.trim().trim_end_matches("()");
+        if !path.starts_with("torch.") {
+            return None;
+        }
+        match path.rsplit('.').next()? {
+            "Identity" => Some(ScoreActivation::Identity),
+            "Sigmoid" | "sigmoid" => Some(ScoreActivation::Sigmoid),
+            "Tanh" | "tanh" => Some(ScoreActivation::Tanh),
+            _ => None,
+        }
+    }
+}
+
+/// Which file or setting a value was taken from, for people who ask why a score or a limit is what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origins {
+    /// Where [`ModelSpec::length_max`] comes from.
+    pub length_max: &'static str,
+    /// Where [`ModelSpec::score_activation`] comes from.
+    pub score_activation: &'static str,
+}
+
+/// A checkpoint's shape and conventions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// Family.
+    pub architecture: Architecture,
+    /// Encoder layers.
+    pub layers: usize,
+    /// Width of a token's vector.
+    pub hidden: usize,
+    /// Attention heads; divides `hidden`.
+    pub heads: usize,
+    /// Width inside the feed-forward layers.
+    pub intermediate: usize,
+    /// Rows of the word embeddings.
+    pub vocab_size: usize,
+    /// Rows of the position embeddings (`max_position_embeddings`).
+    pub positions_max: usize,
+    /// Position of a text's first token: 0, or `pad_token_id + 1` in the RoBERTa family.
+    pub position_offset: usize,
+    /// Rows of the token type embeddings.
+    pub type_vocab_size: usize,
+    /// Id of the padding token.
+    pub pad_token_id: u32,
+    /// Epsilon of every layer norm.
+    pub layer_norm_eps: f64,
+    /// Activation inside the feed-forward layers.
+    pub hidden_activation: HiddenActivation,
+    /// From logit to score.
+    pub score_activation: ScoreActivation,
+    /// Longest pair in tokens, special tokens included.
+    pub length_max: usize,
+    /// Where some of the values come from.
+    pub origins: Origins,
+}
+
+/// The JSON files that a [`ModelSpec`] is read from.
+#[derive(Debug, Clone, Copy)]
+pub struct SpecFiles<'a> {
+    /// config.json.
+    pub config: &'a Path,
+    /// tokenizer_config.json, if the checkpoint has one.
+    pub tokenizer_config: Option<&'a Path>,
+    /// config_sentence_transformers.json, if the checkpoint has one: newer sentence-transformers keep the activation there.
+    pub sentence_transformers: Option<&'a Path>,
+}
+
+impl ModelSpec {
+    /// Reads and checks the files. `length_max` (the setting `model.max_length`) can only lower the checkpoint's own limit.
+    ///
+    /// Errors: an architecture or a value that is not served, named with its file and field.
+    pub fn read(files: SpecFiles<'_>, length_max: Option<usize>) -> Result<ModelSpec, ModelError> {
+        let config = Object::read(files.config)?;
+        let tokenizer_config = files.tokenizer_config.map(Object::read).transpose()?;
+        let sentence_transformers = files.sentence_transformers.map(Object::read).transpose()?;
+        Self::from_objects(
+            &config,
+            tokenizer_config.as_ref(),
+            sentence_transformers.as_ref(),
+            length_max,
+        )
+    }
+
+    fn from_objects(
+        config: &Object,
+        tokenizer_config: Option<&Object>,
+        sentence_transformers: Option<&Object>,
+        length_max: Option<usize>,
+    ) -> Result<ModelSpec, ModelError> {
+        let architecture = architecture(config)?;
+        one_label(config)?;
+        refuse_variants(config)?;
+
+        // The defaults are those of the architecture's configuration class in transformers; `vocab_size` and the padding
+        // token are the only ones that differ between the families.
+        let roberta = architecture.is_roberta_family();
+        let vocab_default = if architecture == Architecture::Roberta {
+            50265
+        } else {
+            30522
+        };
+        let vocab_size = config.size("vocab_size", vocab_default)?;
+        let hidden = config.size("hidden_size", 768)?;
+        let heads = config.size("num_attention_heads", 12)?;
+        if hidden % heads != 0 {
+            return Err(config.refused(
+                "num_attention_heads",
+                format!("a divisor of hidden_size ({hidden})"),
+                heads,
+            ));
+        }
+        let pad_token_id = match config.get("pad_token_id") {
+            None => u32::from(roberta),
+            Some(value) => match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
+                Some(id) if (id as usize) < vocab_size => id,
+                _ => {
+                    return Err(config.refused(
+                        "pad_token_id",
+                        format!("below vocab_size ({vocab_size})"),
+                        value,
+                    ));
+                }
+            },
+        };
+        let positions_max = config.size("max_position_embeddings", 512)?;
+        let position_offset = if roberta {
+            pad_token_id as usize + 1
+        } else {
+            0
+        };
+        if positions_max <= position_offset {
+            let expected = format!("more than {position_offset}, the first position that is used");
+            return Err(config.refused("max_position_embeddings", expected, positions_max));
+        }
+        let layer_norm_eps = match config.get("layer_norm_eps") {
+            None => 1e-12,
+            Some(value) => match value.as_f64() {
+                Some(eps) if eps > 0.0 && eps < 1.0 => eps,
+                _ => {
+                    return Err(config.refused("layer_norm_eps", "a number between 0 and 1", value));
+                }
+            },
+        };
+        let (score_activation, score_origin) = score_activation(config, sentence_transformers)?;
+        let (length_max, length_origin) = longest_pair(
+            positions_max - position_offset,
+            tokenizer_config,
+            length_max,
+        )?;
+        Ok(ModelSpec {
+            architecture,
+            layers: config.size("num_hidden_layers", 12)?,
+            hidden,
+            heads,
+            intermediate: config.size("intermediate_size", 3072)?,
+            vocab_size,
+            positions_max,
+            position_offset,
+            type_vocab_size: config.size("type_vocab_size", 2)?,
+            pad_token_id,
+            layer_norm_eps,
+            hidden_activation: hidden_activation(config)?,
+            score_activation,
+            length_max,
+            origins: Origins {
+                length_max: length_origin,
+                score_activation: score_origin,
+            },
+        })
+    }
+}
+
+/// transformers picks the class by `model_type`; `architectures` tells whether there is a head. Both must agree.
+fn architecture(config: &Object) -> Result<Architecture, ModelError> {
+    let unsupported = |architecture: String| ModelError::Unsupported {
+        architecture,
+        supported: Architecture::supported(),
+    };
+    let named = match config.get("architectures") {
+        None => None,
+        Some(Value::Array(names)) => match names.as_slice() {
+            [] => None,
+            [Value::String(name)] => Some(name.as_str()),
+            _ => {
+                return Err(config.refused(
+                    "architectures",
+                    "a list of one name",
+                    config.shown("architectures"),
+                ));
+            }
+        },
+        Some(value) => return Err(config.refused("architectures", "a list of one name", value)),
+    };
+    let model_type = config.string("model_type")?;
+    let by_name = match named {
+        Some(name) => {
+            let known = Architecture::ALL
+                .into_iter()
+                .find(|architecture| architecture.name() == name);
+            Some(known.ok_or_else(|| unsupported(name.to_owned()))?)
+        }
+        None => None,
+    };
+    let by_type = match model_type {
+        Some(model_type) => {
+            let known = Architecture::ALL
+                .into_iter()
+                .find(|architecture| architecture.model_type() == model_type);
+            Some(known.ok_or_else(|| unsupported(model_type.to_owned()))?)
+        }
+        None => None,
+    };
+    match (by_name, by_type) {
+        (Some(name), Some(of_type)) if name != of_type => Err(config.refused(
+            "model_type",
+            format!(
+                "`{}`, to agree with architectures ({})",
+                name.model_type(),
+                name.name()
+            ),
+            of_type.model_type(),
+        )),
+        (Some(architecture), _) | (None, Some(architecture)) => Ok(architecture),
+        (None, None) => Err(config.refused(
+            "architectures",
+            format!("one of {}", Architecture::supported()),
+            "nothing",
+        )),
+    }
+}
+
+/// A reranker gives one number for a pair. transformers counts `id2label`, else `num_labels`, else takes 2.
+fn one_label(config: &Object) -> Result<(), ModelError> {
+    let expected = "1: a reranker has one label";
+    match (config.get("id2label"), config.get("num_labels")) {
+        (Some(Value::Object(labels)), _) if labels.len() == 1 => Ok(()),
+        (Some(Value::Object(labels)), _) => {
+            Err(config.refused("id2label", expected, format!("{} labels", labels.len())))
+        }
+        (Some(value), _) => Err(config.refused("id2label", "an object", value)),
+        (None, Some(value)) if value.as_u64() == Some(1) => Ok(()),
+        (None, Some(value)) => Err(config.refused("num_labels", expected, value)),
+        (None, None) => Err(config.refused("num_labels", expected, "nothing, which means 2")),
+    }
+}
+
+/// Variants of the architectures that would be computed otherwise. Better no score than a wrong one.
+fn refuse_variants(config: &Object) -> Result<(), ModelError> {
+    match config.string("position_embedding_type")? {
+        None | Some("absolute") => {}
+        Some(other) => return Err(config.refused("position_embedding_type", "`absolute`", other)),
+    }
+    for field in ["is_decoder", "add_cross_attention", "is_encoder_decoder"] {
+        match config.get(field) {
+            None | Some(Value::Bool(false)) => {}
+            Some(value) => return Err(config.refused(field, "false", value)),
+        }
+    }
+    match config.get("pruned_heads") {
+        Some(Value::Object(heads)) if !heads.is_empty() => {
+            return Err(config.refused("pruned_heads", "empty", config.shown("pruned_heads")));
+        }
+        _ => {}
+    }
+    if let Some(Value::Object(quantization)) = config.get("quantization_config") {
+        let method = quantization
+            .get("quant_method")
+            .and_then(Value::as_str)
+            .unwrap_or("a quantized model");
+        return Err(config.refused(
+            "quantization_config",
+            "absent: weights are read as F32, F16 or BF16",
+            method,
+        ));
+    }
+    Ok(())
+}
+
+fn hidden_activation(config: &Object) -> Result<HiddenActivation, ModelError> {
+    let Some(name) = config.string("hidden_act")? else {
+        return Ok(HiddenActivation::Gelu);
+    };
+    match HiddenActivation::NAMES
+        .iter()
+        .find(|(known, _)| *known == name)
+    {
+        Some((_, activation)) => Ok(*activation),
+        None => {
+            let names: Vec<&str> = HiddenActivation::NAMES
+                .iter()
+                .map(|(name, _)| *name)
+                .collect();
+            Err(config.refused("hidden_act", format!("one of {}", names.join(", ")), name))
+        }
+    }
+}
+
+/// In the order of sentence-transformers: its own file, config.json's `sentence_transformers.activation_fn`, the key of
+/// versions before 4, else Sigmoid for one label.
+fn score_activation(
+    config: &Object,
+    sentence_transformers: Option<&Object>,
+) -> Result<(ScoreActivation, &'static str), ModelError> {
+    let own = sentence_transformers.and_then(|file| Some((file, file.get("activation_fn")?)));
+    let nested = config
+        .get("sentence_transformers")
+        .and_then(|inner| inner.get("activation_fn"));
+    let old = config.get("sbert_ce_default_activation_function");
+    let (file, field, value, origin) = if let Some((file, value)) = own {
+        (
+            file,
+            "activation_fn",
+            value,
+            "config_sentence_transformers.json: activation_fn",
+        )
+    } else if let Some(value) = nested.filter(|value| !value.is_null()) {
+        let field = "sentence_transformers.activation_fn";
+        (
+            config,
+            field,
+            value,
+            "config.json: sentence_transformers.activation_fn",
+        )
+    } else if let Some(value) = old {
+        let field = "sbert_ce_default_activation_function";
+        (
+            config,
+            field,
+            value,
+            "config.json: sbert_ce_default_activation_function",
+        )
+    } else {
+        return Ok((ScoreActivation::Sigmoid, "default for one label"));
+    };
+    match value.as_str().and_then(ScoreActivation::from_python) {
+        Some(activation) => Ok((activation, origin)),
+        None => Err(file.refused(field, "torch's Identity, Sigmoid or Tanh", value)),
+    }
+}
+
+/// The checkpoint's limit, and what set it.
+fn longest_pair(
+    positions: usize,
+    tokenizer_config: Option<&Object>,
+    setting: Option<usize>,
+) -> Result<(usize, &'static str), ModelError> {
+    let mut longest = (positions, "config.json: max_position_embeddings");
+    if let Some(file) = tokenizer_config
+        && let Some(value) = file.get("model_max_length")
+    {
+        // "No limit" is written as 1e30, which is a float or an integer of 31 digits.
+        match value.as_f64() {
+            Some(length) if length >= 1.0 && length.fract() == 0.0 => {
+                if length < longest.0 as f64 {
+                    longest = (length as usize, "tokenizer_config.json: model_max_length");
+                }
+            }
+            _ => return Err(file.refused("model_max_length", "a whole number of tokens", value)),
+        }
+    }
+    match setting {
+        Some(length) if length < longest.0 => Ok((length, "setting: model.max_length")),
+        _ => Ok(longest),
+    }
+}
+
+/// A JSON object and the file that it came from, so that errors can name it.
+#[derive(Debug)]
+pub(super) struct Object {
+    path: PathBuf,
+    value: Value,
+}
+
+impl Object {
+    pub(super) fn read(path: &Path) -> Result<Object, ModelError> {
+        let text = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
+        let value: Value = serde_json::from_slice(&text).map_err(|error| ModelError::Json {
+            path: path.to_path_buf(),
+            reason: error.to_string(),
+        })?;
+        if !value.is_object() {
+            let reason = "an object was expected".to_owned();
+            return Err(ModelError::Json {
+                path: path.to_path_buf(),
+                reason,
+            });
+        }
+        Ok(Object {
+            path: path.to_path_buf(),
+            value,
+        })
+    }
+
+    /// The value of a key; null counts as absent, as it does in Python's configuration classes.
+    pub(super) fn get(&self, field: &str) -> Option<&Value> {
+        self.value.get(field).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn string(&self, field: &str) -> Result<Option<&str>, ModelError> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(value) => Err(self.refused(field, "a string", value)),
+        }
+    }
+
+    /// A size: whole, above 0, and small enough that products of two never overflow.
+    fn size(&self, field: &str, default: usize) -> Result<usize, ModelError> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(value) => match value.as_u64() {
+                Some(size) if (1..=1 << 30).contains(&size) => Ok(size as usize),
+                _ => Err(self.refused(field, "a whole number above 0", value)),
+            },
+        }
+    }
+
+    fn shown(&self, field: &str) -> String {
+        self.value.get(field).unwrap_or(&Value::Null).to_string()
+    }
+
+    pub(super) fn refused(
+        &self,
+        field: &str,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> ModelError {
+        let mut found = found.to_string();
+        if found.len() > 200 {
+            found = found.chars().take(200).chain(['…']).collect();
+        }
+        ModelError::Field {
+            file: self.path.clone(),
+            field: field.to_owned(),
+            expected: expected.into(),
+            found,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;

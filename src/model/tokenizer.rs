@@ -1,0 +1,466 @@
+//! A query and a document → the tokens of a pair, exactly as the checkpoint's own tokenizer would give them.
+//!
+//! A request holds one query and many documents, so the query is tokenized once. What the tokenizer's post-processor does to
+//! a pair (where `[CLS]`, `</s>` and the two texts go, and which token type each gets) never depends on the texts
+//! themselves; it is therefore learned once, by giving it two marked texts, and checked on others. A pair is then three
+//! copies of integers. The tests hold all of this to `Tokenizer::encode((query, document), true)`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::normalizers::NormalizerWrapper;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::{Encoding, Token, Tokenizer, TruncationDirection};
+
+use super::error::ModelError;
+use super::files::Checkpoint;
+use super::prefix;
+use super::spec::{ModelSpec, Object};
+
+/// Why a text could not be tokenized.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenizeError {
+    /// The pair is longer than the model takes, and was not to be cut.
+    #[error("the pair has {tokens} tokens; at most {tokens_max} are possible")]
+    TooLong {
+        /// Tokens of the whole pair, special tokens included.
+        tokens: usize,
+        /// The limit.
+        tokens_max: usize,
+    },
+    /// The tokenizer failed; the reason holds none of the text.
+    #[error("the tokenizer failed: {0}")]
+    Failed(String),
+}
+
+/// A query's tokens, without special tokens, ready to be paired with documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryTokens {
+    ids: Vec<u32>,
+}
+
+impl QueryTokens {
+    /// How many tokens the query has, special tokens not counted.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether the query has no token at all (white space only, say).
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// The tokens of a pair, special tokens included, never padded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairTokens {
+    /// Token ids, each below the model's `vocab_size`.
+    pub ids: Vec<u32>,
+    /// Token types, one for each id; all 0 in the RoBERTa family.
+    pub type_ids: Vec<u32>,
+    /// Whether any token was cut off to keep to the limit.
+    pub truncated: bool,
+}
+
+/// A part of a pair, in the order of the template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece {
+    Special { id: u32, type_id: u32 },
+    Query { type_id: u32 },
+    Document { type_id: u32 },
+}
+
+/// The checkpoint's tokenizer. One is shared by all threads.
+#[derive(Debug)]
+pub struct PairTokenizer {
+    tokenizer: Tokenizer,
+    template: Vec<Piece>,
+    /// Tokens that are left for the two texts together.
+    texts_max: usize,
+    length_max: usize,
+    vocab_size: usize,
+    direction: TruncationDirection,
+    /// Whether a text may be tokenized up to a white space only (see [`prefix`]).
+    prefix_exact: bool,
+}
+
+/// Stand for the texts' tokens while the template is learned; no vocabulary reaches so far.
+const QUERY_MARK: u32 = u32::MAX;
+const DOCUMENT_MARK: u32 = u32::MAX - 1;
+
+impl PairTokenizer {
+    /// Reads tokenizer.json, and tokenizer_config.json for what transformers takes from there.
+    ///
+    /// Errors: the file cannot be read, or does not fit the model (more tokens than the model has embeddings, token types
+    /// that it does not know, a limit that leaves no room for the texts).
+    pub fn open(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
+        let path = &checkpoint.tokenizer;
+        // Read by ourselves, so that a missing file and a broken one are told apart.
+        let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
+        let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| {
+            Refused { path }.because(format!("cannot be read as a tokenizer: {error}"))
+        })?;
+        let config = checkpoint
+            .tokenizer_config
+            .as_deref()
+            .map(Object::read)
+            .transpose()?;
+        Self::new(tokenizer, path, config.as_ref(), &checkpoint.spec)
+    }
+
+    fn new(
+        mut tokenizer: Tokenizer,
+        path: &Path,
+        config: Option<&Object>,
+        spec: &ModelSpec,
+    ) -> Result<Self, ModelError> {
+        let refused = Refused { path };
+        let direction = truncation_direction(&tokenizer, config)?;
+        // Some files bake in a length and a padding from training. Neither is ours.
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| refused.because(error.to_string()))?;
+        if let Some(config) = config {
+            follow_config(&mut tokenizer, config)?;
+        }
+
+        let tokens = tokenizer.get_vocab_size(false);
+        if tokens > spec.vocab_size {
+            return Err(refused.because(format!(
+                "has {tokens} tokens, but the model only {} embeddings (vocab_size): they do not belong together",
+                spec.vocab_size
+            )));
+        }
+        let mut template = learn_template(&tokenizer).map_err(|reason| refused.because(reason))?;
+        if !uses_token_types(config, spec) {
+            for piece in &mut template {
+                let (Piece::Special { type_id, .. }
+                | Piece::Query { type_id }
+                | Piece::Document { type_id }) = piece;
+                *type_id = 0;
+            }
+        }
+        check_template(&template, spec).map_err(|reason| refused.because(reason))?;
+        let specials = template
+            .iter()
+            .filter(|piece| matches!(piece, Piece::Special { .. }))
+            .count();
+        // At least one token of each text.
+        if spec.length_max < specials + 2 {
+            return Err(refused.because(format!(
+                "adds {specials} special tokens to a pair, so that a limit of {} tokens (from {}) leaves no room for the texts",
+                spec.length_max, spec.origins.length_max
+            )));
+        }
+        let prefix_exact = direction == TruncationDirection::Right && prefix::is_exact(&tokenizer);
+        Ok(PairTokenizer {
+            tokenizer,
+            template,
+            texts_max: spec.length_max - specials,
+            length_max: spec.length_max,
+            vocab_size: spec.vocab_size,
+            direction,
+            prefix_exact,
+        })
+    }
+
+    /// Longest pair in tokens, special tokens included.
+    pub fn length_max(&self) -> usize {
+        self.length_max
+    }
+
+    /// Tokenizes a query, once for all its documents.
+    pub fn query(&self, text: &str) -> Result<QueryTokens, TokenizeError> {
+        Ok(QueryTokens {
+            ids: self.ids(text)?,
+        })
+    }
+
+    /// Tokenizes a document and joins it to the query. A pair over the limit is cut as transformers does it (the longer of
+    /// the two first), or refused if it is not to be cut.
+    pub fn pair(
+        &self,
+        query: &QueryTokens,
+        document: &str,
+        truncate: bool,
+    ) -> Result<PairTokens, TokenizeError> {
+        let document = if truncate && self.prefix_exact {
+            // More tokens than this cannot change the pair: the document is the longer text, and is cut.
+            let enough = self.texts_max.max(query.len()) + 1;
+            self.first_ids(document, enough)?
+        } else {
+            self.ids(document)?
+        };
+        let total = query.ids.len() + document.len();
+        let truncated = total > self.texts_max;
+        if truncated && !truncate {
+            let tokens = total + self.length_max - self.texts_max;
+            return Err(TokenizeError::TooLong {
+                tokens,
+                tokens_max: self.length_max,
+            });
+        }
+        let (query_len, document_len) = kept(query.ids.len(), document.len(), self.texts_max);
+        let query = self.cut(&query.ids, query_len);
+        let document = self.cut(&document, document_len);
+        Ok(self.assemble(query, document, truncated))
+    }
+
+    /// Lays the template out with these texts.
+    fn assemble(&self, query: &[u32], document: &[u32], truncated: bool) -> PairTokens {
+        let (ids, type_ids) = laid_out(&self.template, query, document);
+        PairTokens {
+            ids,
+            type_ids,
+            truncated,
+        }
+    }
+
+    fn cut<'a>(&self, ids: &'a [u32], len: usize) -> &'a [u32] {
+        match self.direction {
+            TruncationDirection::Right => &ids[..len],
+            TruncationDirection::Left => &ids[ids.len() - len..],
+        }
+    }
+
+    /// The ids of a text, special tokens not added.
+    fn ids(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|error| TokenizeError::Failed(error.to_string()))?;
+        let ids = encoding.get_ids();
+        if ids.iter().any(|&id| id as usize >= self.vocab_size) {
+            let reason = format!(
+                "it gave a token that the model has no embedding for (vocab_size {})",
+                self.vocab_size
+            );
+            return Err(TokenizeError::Failed(reason));
+        }
+        Ok(ids.to_vec())
+    }
+
+    /// As [`Self::ids`], but a long text may be left once `enough` tokens are certain.
+    fn first_ids(&self, text: &str, enough: usize) -> Result<Vec<u32>, TokenizeError> {
+        for head in prefix::heads(text, enough) {
+            let ids = self.ids(head)?;
+            if ids.len() >= enough {
+                return Ok(ids);
+            }
+        }
+        self.ids(text)
+    }
+}
+
+/// How many tokens of each text stay when both together may have `max`: the "longest first" strategy, which cuts the longer
+/// text down to the shorter one's length and then both alike. The odd token goes to the longer text.
+fn kept(query: usize, document: usize, max: usize) -> (usize, usize) {
+    if query + document <= max {
+        return (query, document);
+    }
+    let (shorter, longer_was_query) = if query > document {
+        (document, true)
+    } else {
+        (query, false)
+    };
+    let (shorter, longer) = if shorter <= max / 2 {
+        (shorter, max - shorter)
+    } else {
+        (max / 2, max - max / 2)
+    };
+    if longer_was_query {
+        (longer, shorter)
+    } else {
+        (shorter, longer)
+    }
+}
+
+fn laid_out(template: &[Piece], query: &[u32], document: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let len = template.len() + query.len() + document.len();
+    let (mut ids, mut type_ids) = (Vec::with_capacity(len), Vec::with_capacity(len));
+    for &piece in template {
+        let type_id = match piece {
+            Piece::Special { id, type_id } => {
+                ids.push(id);
+                type_id
+            }
+            Piece::Query { type_id } => {
+                ids.extend_from_slice(query);
+                type_id
+            }
+            Piece::Document { type_id } => {
+                ids.extend_from_slice(document);
+                type_id
+            }
+        };
+        type_ids.resize(ids.len(), type_id);
+    }
+    (ids, type_ids)
+}
+
+/// Gives the post-processor two marked texts and reads the template off the result; then checks it on texts of other
+/// lengths, and that a text alone, without special tokens, stays as it is (so a query may be tokenized alone).
+fn learn_template(tokenizer: &Tokenizer) -> Result<Vec<Piece>, String> {
+    let process = |query: usize, document: usize| {
+        let pair = tokenizer.post_process(
+            marked(&vec![QUERY_MARK; query], 0),
+            Some(marked(&vec![DOCUMENT_MARK; document], 1)),
+            true,
+        );
+        pair.map_err(|error| format!("its post-processor failed: {error}"))
+    };
+    let sample = process(1, 1)?;
+    let template: Vec<Piece> = sample
+        .get_ids()
+        .iter()
+        .zip(sample.get_type_ids())
+        .map(|(&id, &type_id)| match id {
+            QUERY_MARK => Piece::Query { type_id },
+            DOCUMENT_MARK => Piece::Document { type_id },
+            id => Piece::Special { id, type_id },
+        })
+        .collect();
+    let times = |wanted: fn(&Piece) -> bool| template.iter().filter(|piece| wanted(piece)).count();
+    if times(|piece| matches!(piece, Piece::Query { .. })) != 1
+        || times(|piece| matches!(piece, Piece::Document { .. })) != 1
+    {
+        return Err(
+            "its post-processor does not put query and document into a pair once each".to_owned(),
+        );
+    }
+    for (query, document) in [(0, 0), (0, 3), (2, 0), (3, 5)] {
+        let sample = process(query, document)?;
+        let (ids, type_ids) = laid_out(
+            &template,
+            &vec![QUERY_MARK; query],
+            &vec![DOCUMENT_MARK; document],
+        );
+        if sample.get_ids() != ids || sample.get_type_ids() != type_ids {
+            return Err(
+                "its post-processor treats pairs of different lengths differently".to_owned(),
+            );
+        }
+    }
+    let alone = tokenizer
+        .post_process(marked(&[QUERY_MARK, QUERY_MARK], 0), None, false)
+        .map_err(|error| format!("its post-processor failed: {error}"))?;
+    if alone.get_ids() != [QUERY_MARK, QUERY_MARK] {
+        return Err("its post-processor changes a text even without special tokens".to_owned());
+    }
+    Ok(template)
+}
+
+/// An encoding as the tokenizer's model would hand it to the post-processor.
+fn marked(ids: &[u32], type_id: u32) -> Encoding {
+    let tokens = ids.iter().map(|&id| Token::new(id, String::new(), (0, 0)));
+    Encoding::from_tokens(tokens.collect(), type_id)
+}
+
+fn check_template(template: &[Piece], spec: &ModelSpec) -> Result<(), String> {
+    for &piece in template {
+        if let Piece::Special { id, .. } = piece
+            && id as usize >= spec.vocab_size
+        {
+            return Err(format!(
+                "adds the special token {id} to a pair, but the model has only {} embeddings (vocab_size)",
+                spec.vocab_size
+            ));
+        }
+        let (Piece::Special { type_id, .. }
+        | Piece::Query { type_id }
+        | Piece::Document { type_id }) = piece;
+        if type_id as usize >= spec.type_vocab_size {
+            return Err(format!(
+                "gives a pair the token type {type_id}, but the model knows only {} (type_vocab_size)",
+                spec.type_vocab_size
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the model is told the token types. transformers leaves them out for the RoBERTa family, and for any checkpoint
+/// whose `model_input_names` leave them out; the model then takes 0.
+fn uses_token_types(config: Option<&Object>, spec: &ModelSpec) -> bool {
+    if spec.architecture.is_roberta_family() {
+        return false;
+    }
+    match config.and_then(|config| config.get("model_input_names")) {
+        Some(Value::Array(names)) => names
+            .iter()
+            .any(|name| name.as_str() == Some("token_type_ids")),
+        _ => true,
+    }
+}
+
+/// Which end is cut: tokenizer_config.json's word, else what tokenizer.json was saved with, else the right.
+fn truncation_direction(
+    tokenizer: &Tokenizer,
+    config: Option<&Object>,
+) -> Result<TruncationDirection, ModelError> {
+    if let Some(config) = config {
+        match config.string("truncation_side")? {
+            Some("right") => return Ok(TruncationDirection::Right),
+            Some("left") => return Ok(TruncationDirection::Left),
+            Some(other) => {
+                return Err(config.refused("truncation_side", "`right` or `left`", other));
+            }
+            None => {}
+        }
+    }
+    Ok(tokenizer
+        .get_truncation()
+        .map(|params| params.direction)
+        .unwrap_or_default())
+}
+
+/// What transformers' tokenizer classes take from tokenizer_config.json over tokenizer.json: BERT's normalizer and RoBERTa's
+/// leading space. The class itself supplies the defaults, so those count only where the file names the class.
+fn follow_config(tokenizer: &mut Tokenizer, config: &Object) -> Result<(), ModelError> {
+    let flag = |field: &str, default: Option<bool>| match config.get(field) {
+        None => Ok(default),
+        Some(Value::Bool(value)) => Ok(Some(*value)),
+        Some(value) => Err(config.refused(field, "true or false", value)),
+    };
+    let class = config
+        .string("tokenizer_class")?
+        .unwrap_or_default()
+        .trim_end_matches("Fast");
+    if let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() {
+        let mut normalizer = normalizer.clone();
+        let default = (class == "BertTokenizer").then_some(true);
+        normalizer.lowercase = flag("do_lower_case", default)?.unwrap_or(normalizer.lowercase);
+        normalizer.handle_chinese_chars =
+            flag("tokenize_chinese_chars", default)?.unwrap_or(normalizer.handle_chinese_chars);
+        if config.get("strip_accents").is_some() || default.is_some() {
+            normalizer.strip_accents = flag("strip_accents", None)?;
+        }
+        tokenizer.with_normalizer(Some(normalizer));
+    }
+    if let Some(PreTokenizerWrapper::ByteLevel(byte_level)) = tokenizer.get_pre_tokenizer() {
+        let mut byte_level = *byte_level;
+        let default = (class == "RobertaTokenizer").then_some(false);
+        byte_level.add_prefix_space =
+            flag("add_prefix_space", default)?.unwrap_or(byte_level.add_prefix_space);
+        tokenizer.with_pre_tokenizer(Some(byte_level));
+    }
+    Ok(())
+}
+
+struct Refused<'a> {
+    path: &'a Path,
+}
+
+impl Refused<'_> {
+    fn because(&self, reason: String) -> ModelError {
+        ModelError::Tokenizer {
+            path: PathBuf::from(self.path),
+            reason,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tokenizer_tests.rs"]
+mod tests;

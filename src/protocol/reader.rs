@@ -1,0 +1,598 @@
+//! Reads a body field by field, the same way in both encodings.
+//!
+//! serde's derived code names neither the place of an error nor keeps quiet about content (`invalid type: string
+//! "..."`), so what a body may hold is written down as a [`Sink`] here: the fields it takes, and what to do with each
+//! [`Value`]. The reader sees to the rest: duplicates, unknown fields, types, places, and messages free of content.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+
+use serde::Deserialize as _;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::Encoding;
+
+/// How deep values may nest in MessagePack. (serde_json has a bound of its own, 128, for what is looked into, and skips
+/// unknown fields without recursion.)
+const DEPTH_MAX: usize = 128;
+
+/// What takes the values of an object or an array. By default it takes neither.
+pub(super) trait Sink {
+    /// The fields that an object may have here; others are skipped. Empty: no object may stand here.
+    const FIELDS: &'static [&'static str] = &[];
+    /// Whether an array may stand here.
+    const ELEMENTS: bool = false;
+
+    /// Takes the value of a field, one of `FIELDS`. Each comes once at most.
+    fn field<'de, D: Deserializer<'de>>(
+        &mut self,
+        _name: &'static str,
+        value: Value<'_, D>,
+    ) -> Result<(), D::Error> {
+        value.skip()
+    }
+
+    /// Takes the next element of an array.
+    fn element<'de, D: Deserializer<'de>>(
+        &mut self,
+        _index: usize,
+        value: Value<'_, D>,
+    ) -> Result<(), D::Error> {
+        value.skip()
+    }
+}
+
+/// Takes neither objects nor arrays: for places where a plain value stands.
+pub(super) struct Plain;
+
+impl Sink for Plain {}
+
+/// Reads `body`, which must hold one object and nothing else, into `sink`. The error is a message for people.
+pub(super) fn read<S: Sink>(encoding: Encoding, body: &[u8], sink: &mut S) -> Result<(), String> {
+    let reader = Reader::default();
+    match encoding {
+        Encoding::Json => read_json(body, &reader, sink),
+        Encoding::MsgPack => read_msgpack(body, &reader, sink),
+    }
+    .map_err(|codec_message| {
+        reader
+            .problem
+            .take()
+            .unwrap_or_else(|| format!("{}: {codec_message}", reader.at.get()))
+    })
+}
+
+fn read_json<S: Sink>(body: &[u8], reader: &Reader, sink: &mut S) -> Result<(), String> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        format!(
+            "not JSON: it is not UTF-8 from byte {} on",
+            error.valid_up_to()
+        )
+    })?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let explain = |error: serde_json::Error| match error.classify() {
+        // The parser's own messages are fixed sentences with a line and a column.
+        serde_json::error::Category::Syntax | serde_json::error::Category::Eof => {
+            format!("not valid JSON: {error}")
+        }
+        _ => "not valid JSON".to_owned(),
+    };
+    reader.body(&mut json).object(sink).map_err(explain)?;
+    reader.at.set(Place::BODY);
+    json.end().map_err(|error| {
+        format!(
+            "expected nothing after the object, found more at column {}",
+            error.column()
+        )
+    })
+}
+
+fn read_msgpack<S: Sink>(body: &[u8], reader: &Reader, sink: &mut S) -> Result<(), String> {
+    use rmp_serde::decode::Error;
+    let mut msgpack = rmp_serde::Deserializer::from_read_ref(body);
+    msgpack.set_max_depth(DEPTH_MAX);
+    reader
+        .body(&mut msgpack)
+        .object(sink)
+        .map_err(|error| match error {
+            Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_) => {
+                "not valid MessagePack: it ends before a value is complete".to_owned()
+            }
+            Error::DepthLimitExceeded => {
+                format!("not valid MessagePack: it nests deeper than {DEPTH_MAX} levels")
+            }
+            _ => "not valid MessagePack".to_owned(),
+        })?;
+    reader.at.set(Place::BODY);
+    // Asking for a number reads one marker and goes no deeper: only at the end is there none to read.
+    match u8::deserialize(&mut msgpack) {
+        Err(Error::InvalidMarkerRead(_)) => Ok(()),
+        _ => Err("expected nothing after the object, found more".to_owned()),
+    }
+}
+
+/// The message for a field that has to be there and is not.
+pub(super) fn missing(field: &'static str, expected: &str) -> String {
+    format!("`{field}` is missing: expected {expected}")
+}
+
+/// Where the reader is, and what it found wrong there.
+#[derive(Default)]
+struct Reader {
+    at: Cell<Place>,
+    problem: RefCell<Option<String>>,
+}
+
+impl Reader {
+    fn body<D>(&self, deserializer: D) -> Value<'_, D> {
+        Value {
+            deserializer,
+            place: Place::BODY,
+            reader: self,
+        }
+    }
+
+    /// Keeps the message (the codecs would dress it up with content) and gives the codec an error to stop at.
+    fn refuse<E: de::Error>(&self, message: String) -> E {
+        self.problem.borrow_mut().get_or_insert(message);
+        E::custom("refused")
+    }
+}
+
+/// A place in the body: shown as `` `documents[3].text` ``.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Place([Step; 4]);
+
+#[derive(Clone, Copy, Default)]
+enum Step {
+    #[default]
+    End,
+    Field(&'static str),
+    Index(usize),
+}
+
+impl Place {
+    const BODY: Place = Place([Step::End; 4]);
+
+    fn then(mut self, step: Step) -> Place {
+        // The contract nests no deeper; if it ever did, the place would be named less exactly.
+        if let Some(end) = self.0.iter_mut().find(|step| matches!(step, Step::End)) {
+            *end = step;
+        }
+        self
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Step::End = self.0[0] {
+            return f.write_str("the body");
+        }
+        f.write_str("`")?;
+        for (depth, step) in self.0.iter().enumerate() {
+            match step {
+                Step::End => break,
+                Step::Field(name) if depth == 0 => f.write_str(name)?,
+                Step::Field(name) => write!(f, ".{name}")?,
+                Step::Index(index) => write!(f, "[{index}]")?,
+            }
+        }
+        f.write_str("`")
+    }
+}
+
+/// A plain value, or the sign that the sink was given an array or object.
+pub(super) enum Found<'de> {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    /// Above `i64::MAX`.
+    Unsigned(u64),
+    Float(f64),
+    Text(Cow<'de, str>),
+    Array,
+    Object,
+}
+
+impl Found<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Found::Null => "null",
+            Found::Bool(_) => "a boolean",
+            Found::Integer(_) | Found::Unsigned(_) => "an integer",
+            Found::Float(_) => "a floating-point number",
+            Found::Text(_) => "a string",
+            Found::Array => "an array",
+            Found::Object => "an object",
+        }
+    }
+}
+
+/// A value not yet read, and its place.
+pub(super) struct Value<'r, D> {
+    deserializer: D,
+    place: Place,
+    reader: &'r Reader,
+}
+
+impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
+    /// The value, whatever it is; arrays and objects go into `sink` if it takes them.
+    pub(super) fn read<S: Sink>(
+        self,
+        sink: &mut S,
+        expected: &'static str,
+    ) -> Result<Found<'de>, D::Error> {
+        self.reader.at.set(self.place);
+        self.deserializer.deserialize_any(Any {
+            sink,
+            expected,
+            place: self.place,
+            reader: self.reader,
+        })
+    }
+
+    /// Reads and forgets it.
+    pub(super) fn skip(self) -> Result<(), D::Error> {
+        self.reader.at.set(self.place);
+        IgnoredAny::deserialize(self.deserializer).map(drop)
+    }
+
+    /// Something to complain about this value with, after it was read.
+    pub(super) fn complaint(&self) -> Complaint<'r> {
+        Complaint {
+            place: self.place,
+            reader: self.reader,
+        }
+    }
+
+    fn plain<T>(
+        self,
+        expected: &'static str,
+        take: impl FnOnce(&mut Found<'de>) -> Option<T>,
+    ) -> Result<Option<T>, D::Error> {
+        let complaint = self.complaint();
+        match self.read(&mut Plain, expected)? {
+            Found::Null => Ok(None),
+            mut found => match take(&mut found) {
+                Some(value) => Ok(Some(value)),
+                None => Err(complaint.mismatch(expected, &found)),
+            },
+        }
+    }
+
+    /// A string; `None` for null, as in all that follow.
+    pub(super) fn text(self) -> Result<Option<String>, D::Error> {
+        self.plain("a string", |found| match found {
+            Found::Text(text) => Some(std::mem::take(text).into_owned()),
+            _ => None,
+        })
+    }
+
+    /// A boolean.
+    pub(super) fn boolean(self) -> Result<Option<bool>, D::Error> {
+        self.plain("a boolean", |found| match found {
+            Found::Bool(value) => Some(*value),
+            _ => None,
+        })
+    }
+
+    /// An integer of at least 0.
+    pub(super) fn count(self) -> Result<Option<u64>, D::Error> {
+        self.at_least(0, "an integer of at least 0")
+    }
+
+    /// An integer of at least 1.
+    pub(super) fn positive(self) -> Result<Option<u64>, D::Error> {
+        self.at_least(1, "an integer of at least 1")
+    }
+
+    fn at_least(self, least: u64, expected: &'static str) -> Result<Option<u64>, D::Error> {
+        let complaint = self.complaint();
+        match self.read(&mut Plain, expected)? {
+            Found::Null => Ok(None),
+            Found::Unsigned(value) => Ok(Some(value)),
+            Found::Integer(value) => match u64::try_from(value) {
+                Ok(value) if value >= least => Ok(Some(value)),
+                _ => Err(complaint.because(format_args!("expected {expected}, found {value}"))),
+            },
+            found => Err(complaint.mismatch(expected, &found)),
+        }
+    }
+
+    /// A number, of whichever kind.
+    pub(super) fn number(self, expected: &'static str) -> Result<Option<f64>, D::Error> {
+        self.plain(expected, |found| match found {
+            Found::Integer(value) => Some(*value as f64),
+            Found::Unsigned(value) => Some(*value as f64),
+            Found::Float(value) => Some(*value),
+            _ => None,
+        })
+    }
+
+    /// A number as the single-precision float that it was written from.
+    pub(super) fn single(self) -> Result<Option<f32>, D::Error> {
+        let Value {
+            deserializer,
+            place,
+            reader,
+        } = self;
+        Value {
+            deserializer: Single(deserializer),
+            place,
+            reader,
+        }
+        .number("a number")
+        .map(|number| number.map(|number| number as f32))
+    }
+
+    /// An object, into `sink`; false for null.
+    pub(super) fn object<S: Sink>(self, sink: &mut S) -> Result<bool, D::Error> {
+        let complaint = self.complaint();
+        match self.read(sink, "an object")? {
+            Found::Object => Ok(true),
+            Found::Null if !complaint.is_body() => Ok(false),
+            found => Err(complaint.mismatch("an object", &found)),
+        }
+    }
+
+    /// An array, into `sink`; false for null.
+    pub(super) fn array<S: Sink>(self, sink: &mut S) -> Result<bool, D::Error> {
+        let complaint = self.complaint();
+        match self.read(sink, "an array")? {
+            Found::Array => Ok(true),
+            Found::Null => Ok(false),
+            found => Err(complaint.mismatch("an array", &found)),
+        }
+    }
+}
+
+/// Says what is wrong with a value that was read.
+#[derive(Clone, Copy)]
+pub(super) struct Complaint<'r> {
+    place: Place,
+    reader: &'r Reader,
+}
+
+impl Complaint<'_> {
+    fn is_body(self) -> bool {
+        matches!(self.place.0[0], Step::End)
+    }
+
+    /// The value is of the wrong type.
+    pub(super) fn mismatch<E: de::Error>(self, expected: &str, found: &Found<'_>) -> E {
+        self.because(format_args!("expected {expected}, found {}", found.name()))
+    }
+
+    /// The value will not do for this reason (free of content, unless a number).
+    pub(super) fn because<E: de::Error>(self, reason: fmt::Arguments<'_>) -> E {
+        self.reader.refuse(format!("{}: {reason}", self.place))
+    }
+
+    /// A field of this object is missing.
+    pub(super) fn missing<E: de::Error>(self, field: &'static str, expected: &str) -> E {
+        let place = self.place.then(Step::Field(field));
+        self.reader
+            .refuse(format!("{place} is missing: expected {expected}"))
+    }
+}
+
+/// Asks the codec for an `f32` in place of anything: serde_json then rounds a decimal number once, not twice.
+struct Single<D>(D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Single<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_f32(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+struct Any<'s, 'r, S> {
+    sink: &'s mut S,
+    expected: &'static str,
+    place: Place,
+    reader: &'r Reader,
+}
+
+impl<S> Any<'_, '_, S> {
+    fn unexpected<T, E: de::Error>(&self, found: &str) -> Result<T, E> {
+        Err(self.reader.refuse(format!(
+            "{}: expected {}, found {found}",
+            self.place, self.expected
+        )))
+    }
+}
+
+impl<'de, S: Sink> Visitor<'de> for Any<'_, '_, S> {
+    type Value = Found<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_unit<E>(self) -> Result<Found<'de>, E> {
+        Ok(Found::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Found<'de>, E> {
+        Ok(Found::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Found<'de>, E> {
+        Ok(Found::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Found<'de>, E> {
+        Ok(Found::Integer(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Found<'de>, E> {
+        Ok(i64::try_from(value).map_or(Found::Unsigned(value), Found::Integer))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Found<'de>, E> {
+        Ok(Found::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Found<'de>, E> {
+        Ok(Found::Text(Cow::Owned(value.to_owned())))
+    }
+
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Found<'de>, E> {
+        Ok(Found::Text(Cow::Borrowed(value)))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Found<'de>, E> {
+        Ok(Found::Text(Cow::Owned(value)))
+    }
+
+    fn visit_bytes<E: de::Error>(self, _: &[u8]) -> Result<Found<'de>, E> {
+        // rmp-serde gives a string that is not UTF-8 as bytes, too.
+        self.unexpected("binary data, or a string that is not UTF-8")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<Found<'de>, D::Error> {
+        self.unexpected("a MessagePack extension")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Found<'de>, A::Error> {
+        if !S::ELEMENTS {
+            return self.unexpected(Found::Array.name());
+        }
+        let Any {
+            sink,
+            place,
+            reader,
+            ..
+        } = self;
+        let mut index = 0;
+        loop {
+            let place = place.then(Step::Index(index));
+            reader.at.set(place);
+            if elements
+                .next_element_seed(Element {
+                    sink,
+                    index,
+                    place,
+                    reader,
+                })?
+                .is_none()
+            {
+                return Ok(Found::Array);
+            }
+            index += 1;
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Found<'de>, A::Error> {
+        if S::FIELDS.is_empty() {
+            return self.unexpected(Found::Object.name());
+        }
+        let Any {
+            sink,
+            place,
+            reader,
+            ..
+        } = self;
+        let mut seen = 0_u32;
+        while let Some(known) = entries.next_key_seed(Key {
+            fields: S::FIELDS,
+            place,
+            reader,
+        })? {
+            let Some(position) = known else {
+                entries.next_value::<IgnoredAny>()?;
+                reader.at.set(place);
+                continue;
+            };
+            let name = S::FIELDS[position];
+            let place_of_field = place.then(Step::Field(name));
+            if seen & (1 << position) != 0 {
+                return Err(reader.refuse(format!("{place_of_field} is given more than once")));
+            }
+            seen |= 1 << position;
+            entries.next_value_seed(Field {
+                sink,
+                name,
+                place: place_of_field,
+                reader,
+            })?;
+            reader.at.set(place);
+        }
+        Ok(Found::Object)
+    }
+}
+
+/// A key of an object: its position among the known fields, or none.
+struct Key<'r> {
+    fields: &'static [&'static str],
+    place: Place,
+    reader: &'r Reader,
+}
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
+        let value = Value {
+            deserializer,
+            place: self.place,
+            reader: self.reader,
+        };
+        let complaint = value.complaint();
+        match value.read(&mut Plain, "string keys only")? {
+            Found::Text(name) => Ok(self.fields.iter().position(|field| *field == name)),
+            found => Err(complaint.mismatch("string keys only", &found)),
+        }
+    }
+}
+
+struct Field<'s, 'r, S> {
+    sink: &'s mut S,
+    name: &'static str,
+    place: Place,
+    reader: &'r Reader,
+}
+
+impl<'de, S: Sink> DeserializeSeed<'de> for Field<'_, '_, S> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.sink.field(
+            self.name,
+            Value {
+                deserializer,
+                place: self.place,
+                reader: self.reader,
+            },
+        )
+    }
+}
+
+struct Element<'s, 'r, S> {
+    sink: &'s mut S,
+    index: usize,
+    place: Place,
+    reader: &'r Reader,
+}
+
+impl<'de, S: Sink> DeserializeSeed<'de> for Element<'_, '_, S> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.sink.element(
+            self.index,
+            Value {
+                deserializer,
+                place: self.place,
+                reader: self.reader,
+            },
+        )
+    }
+}

@@ -1,0 +1,190 @@
+//! The batcher: which pairs go into the next forward pass, and when. Pure: it takes `now` as an argument, does no I/O
+//! and reads no clock, so that every decision can be replayed in a test.
+//!
+//! Jobs (one a request) wait in the order of their deadlines. A batch takes pairs from the front until the token budget
+//! is spent; a job larger than a batch is spread over several, and small urgent jobs overtake what is left of it.
+//!
+//! The window is an upper bound of waiting for company, not a delay: a device that idles takes work at once, a full
+//! batch goes at once, a near deadline closes the batch early. While the device works, the next batch grows anyway.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// Names a job.
+pub type JobId = u64;
+
+/// When a batch closes and how much it holds.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchPolicy {
+    /// How long the oldest job may wait for company while the device is busy with nothing. 0: never wait.
+    pub window: Duration,
+    /// Tokens of a batch. A single pair that is longer makes a batch of its own.
+    pub tokens_max: usize,
+}
+
+/// A request as the batcher sees it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its name, unique among the jobs that wait.
+    pub id: JobId,
+    /// After this it is not worth computing.
+    pub deadline: Instant,
+    /// Tokens of each pair; not empty.
+    pub lengths: Vec<u32>,
+}
+
+/// Pairs of one job in a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Whose.
+    pub job: JobId,
+    /// Which of its pairs.
+    pub pairs: Range<usize>,
+    /// Their tokens.
+    pub tokens: usize,
+}
+
+/// Whether the device had nothing to do when work came, or is just through with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceState {
+    /// It waits with nothing to do: work goes at once.
+    Idle,
+    /// It has just finished a batch: the window may be used to fill the next one.
+    Busy,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing waits.
+    Empty,
+    /// Ask again at this time, or when a job is pushed.
+    Wait(Instant),
+    /// Compute these.
+    Take(Vec<Slice>),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    job: Job,
+    pushed_at: Instant,
+    /// Pairs handed out already.
+    taken: usize,
+    /// Tokens not handed out yet.
+    tokens_left: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Batcher {
+    policy: BatchPolicy,
+    /// By deadline, then by arrival.
+    waiting: BTreeMap<(Instant, JobId), Waiting>,
+    tokens: usize,
+}
+
+impl Batcher {
+    /// An empty batcher.
+    pub fn new(policy: BatchPolicy) -> Batcher {
+        Batcher { policy, waiting: BTreeMap::new(), tokens: 0 }
+    }
+
+    /// Adds a job.
+    pub fn push(&mut self, job: Job, now: Instant) {
+        debug_assert!(!job.lengths.is_empty());
+        let tokens_left = job.lengths.iter().map(|&tokens| tokens as usize).sum();
+        self.tokens += tokens_left;
+        self.waiting.insert((job.deadline, job.id), Waiting { job, pushed_at: now, taken: 0, tokens_left });
+    }
+
+    /// Tokens that wait.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Jobs of which pairs wait.
+    pub fn jobs(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The earliest deadline of the jobs that wait.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.waiting.keys().next().map(|&(deadline, _)| deadline)
+    }
+
+    /// Takes out every job whose deadline has come. Pairs of it that are being computed now are the caller's to
+    /// discard.
+    pub fn expire(&mut self, now: Instant) -> Vec<JobId> {
+        let mut expired = Vec::new();
+        while let Some(entry) = self.waiting.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let waiting = entry.remove();
+            self.tokens -= waiting.tokens_left;
+            expired.push(waiting.job.id);
+        }
+        expired
+    }
+
+    /// Takes a job out whatever its state, for one that has failed elsewhere.
+    pub fn remove(&mut self, job: JobId, deadline: Instant) {
+        if let Some(waiting) = self.waiting.remove(&(deadline, job)) {
+            self.tokens -= waiting.tokens_left;
+        }
+    }
+
+    /// Decides. Call [`Batcher::expire`] first: what has expired is not looked for here.
+    pub fn poll(&mut self, now: Instant, device: DeviceState) -> Decision {
+        let Some(earliest) = self.next_deadline() else {
+            return Decision::Empty;
+        };
+        let full = self.tokens >= self.policy.tokens_max;
+        if device == DeviceState::Idle || full {
+            return Decision::Take(self.take());
+        }
+        // Proof of the default: the map is not empty.
+        let oldest = self.waiting.values().map(|waiting| waiting.pushed_at).min().unwrap_or(now);
+        // A deadline that falls within the window closes the batch halfway to it: waiting longer would leave no time
+        // to compute.
+        let close_at = (oldest + self.policy.window).min(now + earliest.saturating_duration_since(now) / 2);
+        let urgent = earliest.saturating_duration_since(now) <= self.policy.window;
+        if urgent || close_at <= now { Decision::Take(self.take()) } else { Decision::Wait(close_at) }
+    }
+
+    /// Pairs from the front, up to the token budget; at least one pair.
+    fn take(&mut self) -> Vec<Slice> {
+        let mut slices = Vec::new();
+        let mut budget = self.policy.tokens_max;
+        while let Some(mut entry) = self.waiting.first_entry() {
+            let waiting = entry.get_mut();
+            let start = waiting.taken;
+            let mut tokens = 0;
+            while let Some(&length) = waiting.job.lengths.get(waiting.taken) {
+                let length = length as usize;
+                let first_of_batch = slices.is_empty() && tokens == 0;
+                if tokens + length > budget && !first_of_batch {
+                    break;
+                }
+                tokens += length;
+                waiting.taken += 1;
+            }
+            if waiting.taken > start {
+                slices.push(Slice { job: waiting.job.id, pairs: start..waiting.taken, tokens });
+                waiting.tokens_left -= tokens;
+                self.tokens -= tokens;
+                budget = budget.saturating_sub(tokens);
+            }
+            if waiting.taken < waiting.job.lengths.len() {
+                break;
+            }
+            entry.remove();
+        }
+        slices
+    }
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

@@ -1,0 +1,185 @@
+//! Tests of the batcher: rules one by one, then properties over arbitrary histories.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn batcher(window_ms: u32, tokens_max: usize) -> Batcher {
+    Batcher::new(BatchPolicy { window: MS * window_ms, tokens_max })
+}
+
+fn job(id: JobId, deadline: Instant, lengths: &[u32]) -> Job {
+    Job { id, deadline, lengths: lengths.to_vec() }
+}
+
+fn taken(decision: Decision) -> Vec<(JobId, Range<usize>)> {
+    match decision {
+        Decision::Take(slices) => slices.into_iter().map(|slice| (slice.job, slice.pairs)).collect(),
+        other => panic!("expected a batch, got {other:?}"),
+    }
+}
+
+#[test]
+fn an_idle_device_takes_work_at_once() {
+    let now = Instant::now();
+    let mut batcher = batcher(50, 100);
+    assert_eq!(batcher.poll(now, DeviceState::Idle), Decision::Empty);
+    batcher.push(job(1, now + MS * 1000, &[10]), now);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Idle)), [(1, 0..1)]);
+    assert_eq!(batcher.poll(now, DeviceState::Idle), Decision::Empty);
+    assert_eq!(batcher.tokens(), 0);
+}
+
+#[test]
+fn a_busy_device_waits_for_company_no_longer_than_the_window() {
+    let now = Instant::now();
+    let mut batcher = batcher(50, 100);
+    batcher.push(job(1, now + MS * 1000, &[10]), now);
+    assert_eq!(batcher.poll(now, DeviceState::Busy), Decision::Wait(now + MS * 50));
+    batcher.push(job(2, now + MS * 900, &[10]), now + MS * 20);
+    assert_eq!(batcher.poll(now + MS * 20, DeviceState::Busy), Decision::Wait(now + MS * 50));
+    assert_eq!(taken(batcher.poll(now + MS * 50, DeviceState::Busy)), [(2, 0..1), (1, 0..1)]);
+}
+
+#[test]
+fn a_window_of_zero_never_waits() {
+    let now = Instant::now();
+    let mut batcher = batcher(0, 100);
+    batcher.push(job(1, now + MS * 1000, &[10]), now);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..1)]);
+}
+
+#[test]
+fn a_full_batch_goes_at_once() {
+    let now = Instant::now();
+    let mut batcher = batcher(50, 30);
+    batcher.push(job(1, now + MS * 1000, &[20]), now);
+    batcher.push(job(2, now + MS * 1000, &[10]), now);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..1), (2, 0..1)]);
+}
+
+#[test]
+fn a_near_deadline_closes_the_batch_early() {
+    let now = Instant::now();
+    let mut batcher = batcher(50, 100);
+    batcher.push(job(1, now + MS * 40, &[10]), now);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..1)]);
+    batcher.push(job(2, now + MS * 80, &[10]), now);
+    assert_eq!(batcher.poll(now, DeviceState::Busy), Decision::Wait(now + MS * 40));
+}
+
+#[test]
+fn the_earliest_deadline_goes_first_and_a_large_job_is_spread() {
+    let now = Instant::now();
+    let mut batcher = batcher(0, 30);
+    batcher.push(job(1, now + MS * 1000, &[10; 7]), now);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..3)]);
+    batcher.push(job(2, now + MS * 10, &[10]), now);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(2, 0..1), (1, 3..5)]);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 5..7)]);
+    assert_eq!(batcher.poll(now, DeviceState::Busy), Decision::Empty);
+}
+
+#[test]
+fn a_pair_longer_than_the_budget_makes_a_batch_of_its_own() {
+    let now = Instant::now();
+    let mut batcher = batcher(0, 30);
+    batcher.push(job(1, now + MS * 1000, &[100, 5, 5]), now);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..1)]);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 1..3)]);
+}
+
+#[test]
+fn expired_jobs_leave_and_are_named() {
+    let now = Instant::now();
+    let mut batcher = batcher(0, 30);
+    batcher.push(job(1, now + MS * 5, &[10; 5]), now);
+    batcher.push(job(2, now + MS * 50, &[10]), now);
+    assert_eq!(batcher.next_deadline(), Some(now + MS * 5));
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..3)]);
+    assert_eq!(batcher.expire(now + MS * 5), [1]);
+    assert_eq!(batcher.tokens(), 10);
+    assert_eq!(taken(batcher.poll(now + MS * 5, DeviceState::Busy)), [(2, 0..1)]);
+}
+
+/// One step of an arbitrary history.
+#[derive(Clone, Debug)]
+enum Step {
+    Push { budget_ms: u32, lengths: Vec<u32> },
+    Pass { ms: u32 },
+    Poll { device: DeviceState },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1u32..200, prop::collection::vec(1u32..60, 1..12)).prop_map(|(budget_ms, lengths)| Step::Push { budget_ms, lengths }),
+        (0u32..40).prop_map(|ms| Step::Pass { ms }),
+        prop_oneof![Just(DeviceState::Idle), Just(DeviceState::Busy)].prop_map(|device| Step::Poll { device }),
+    ]
+}
+
+proptest! {
+    /// Every pair of every job is handed out exactly once, in order, or its job is reported as expired; no batch is
+    /// over its budget unless it is a single pair; nothing that has expired is handed out; waiting ends in time.
+    #[test]
+    fn every_pair_once_or_expired(
+        steps in prop::collection::vec(step(), 1..80),
+        window_ms in 0u32..20,
+        tokens_max in 1usize..150,
+    ) {
+        let mut now = Instant::now();
+        let mut batcher = batcher(window_ms, tokens_max);
+        let mut jobs: HashMap<JobId, Job> = HashMap::new();
+        let mut handed: HashMap<JobId, usize> = HashMap::new();
+        let mut expired: Vec<JobId> = Vec::new();
+        let mut next_id = 0;
+        let drain = std::iter::repeat_n(Step::Poll { device: DeviceState::Idle }, 2000);
+        for step in steps.into_iter().chain(drain) {
+            match step {
+                Step::Push { budget_ms, lengths } => {
+                    next_id += 1;
+                    let job = job(next_id, now + MS * budget_ms, &lengths);
+                    jobs.insert(next_id, job.clone());
+                    batcher.push(job, now);
+                }
+                Step::Pass { ms } => now += MS * ms,
+                Step::Poll { device } => {
+                    expired.extend(batcher.expire(now));
+                    match batcher.poll(now, device) {
+                        Decision::Empty => prop_assert_eq!(batcher.tokens(), 0),
+                        Decision::Wait(until) => {
+                            prop_assert_eq!(device, DeviceState::Busy);
+                            prop_assert!(until > now && until <= now + MS * window_ms);
+                            prop_assert!(batcher.tokens() < tokens_max);
+                        }
+                        Decision::Take(slices) => {
+                            prop_assert!(!slices.is_empty());
+                            let tokens: usize = slices.iter().map(|slice| slice.tokens).sum();
+                            let pairs: usize = slices.iter().map(|slice| slice.pairs.len()).sum();
+                            prop_assert!(tokens <= tokens_max || pairs == 1);
+                            for slice in slices {
+                                let job = &jobs[&slice.job];
+                                prop_assert!(job.deadline > now && !expired.contains(&slice.job));
+                                let done = handed.entry(slice.job).or_default();
+                                prop_assert_eq!(slice.pairs.start, *done);
+                                let sum: u32 = job.lengths[slice.pairs.clone()].iter().sum();
+                                prop_assert_eq!(sum as usize, slice.tokens);
+                                *done = slice.pairs.end;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(batcher.jobs(), 0);
+        prop_assert_eq!(batcher.tokens(), 0);
+        for (id, job) in &jobs {
+            let whole = handed.get(id) == Some(&job.lengths.len());
+            prop_assert!(whole ^ expired.contains(id), "job {} is neither whole nor expired, or both", id);
+        }
+    }
+}

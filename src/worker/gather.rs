@@ -1,0 +1,282 @@
+//! Gathers pairs of many requests into batches, and the logits of batches back into requests.
+//!
+//! Stands between the tokenizer threads, which push, and the one engine thread, which takes a batch when it is ready
+//! for one: there is no backlog of formed batches, so the next batch grows while the device works. The decisions are
+//! the pure batcher's (`batch`); here are the lock, the waiting and the book of who awaits which logits.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, JobId};
+use super::ticket::Ticket;
+use super::tokenize::Tokenized;
+use crate::model::engine::EngineError;
+use crate::model::tokenizer::PairTokens;
+use crate::protocol::{Refusal, RefusalKind, Request};
+
+/// A request with the logits of all its pairs.
+#[derive(Debug)]
+pub struct Scored {
+    /// Its ticket.
+    pub ticket: Ticket,
+    /// The request.
+    pub request: Request,
+    /// One for each document, in order; finite.
+    pub logits: Vec<f32>,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// What a request took, for its reply.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Tokens of all pairs.
+    pub tokens: u64,
+    /// Pairs that were cut.
+    pub truncated: u64,
+    /// Waiting, for a tokenizer thread and for the device.
+    pub queue: Duration,
+    /// Tokenizing.
+    pub tokenize: Duration,
+    /// From the start of its first batch to the end of its last.
+    pub infer: Duration,
+}
+
+/// Pairs for one forward pass.
+#[derive(Debug)]
+pub struct Batch {
+    parts: Vec<Part>,
+    /// Tokens of all pairs.
+    pub tokens: usize,
+    started_at: Instant,
+}
+
+#[derive(Debug)]
+struct Part {
+    job: JobId,
+    range: Range<usize>,
+    pairs: Arc<[PairTokens]>,
+}
+
+impl Batch {
+    /// The pairs, in the order in which [`Gatherer::finish`] expects their logits.
+    pub fn pairs(&self) -> Vec<&PairTokens> {
+        self.parts.iter().flat_map(|part| &part.pairs[part.range.clone()]).collect()
+    }
+}
+
+struct InProgress {
+    ticket: Ticket,
+    request: Request,
+    pairs: Arc<[PairTokens]>,
+    logits: Vec<f32>,
+    missing: usize,
+    pushed_at: Instant,
+    first_batch_at: Option<Instant>,
+    cost: Cost,
+}
+
+struct State {
+    batcher: Batcher,
+    jobs: HashMap<JobId, InProgress>,
+    next_id: JobId,
+    /// Set once: nothing is taken in any more, and this is why.
+    closed: Option<Refusal>,
+}
+
+/// See the module.
+pub struct Gatherer {
+    state: Mutex<State>,
+    /// Wakes the engine thread.
+    work: Condvar,
+    /// Wakes the task that answers what expires.
+    deadlines: Notify,
+}
+
+impl Gatherer {
+    /// An empty one.
+    pub fn new(policy: BatchPolicy) -> Arc<Gatherer> {
+        Arc::new(Gatherer {
+            state: Mutex::new(State { batcher: Batcher::new(policy), jobs: HashMap::new(), next_id: 0, closed: None }),
+            work: Condvar::new(),
+            deadlines: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock is held leaves at worst a job without its logits; its ticket still answers.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a tokenized request in; its pairs must not be empty. After [`Gatherer::close`] it is refused.
+    pub fn push(&self, tokenized: Tokenized) {
+        let now = Instant::now();
+        let Tokenized { ticket, request, pairs, waited, tokenize } = tokenized;
+        let deadline = ticket.deadline();
+        let lengths: Vec<u32> = pairs.iter().map(|pair| pair.ids.len() as u32).collect();
+        let cost = Cost {
+            tokens: lengths.iter().map(|&tokens| u64::from(tokens)).sum(),
+            truncated: pairs.iter().filter(|pair| pair.truncated).count() as u64,
+            queue: waited,
+            tokenize,
+            infer: Duration::ZERO,
+        };
+        let mut state = self.lock();
+        if let Some(refusal) = state.closed.clone() {
+            drop(state);
+            return ticket.refuse(refusal);
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        let count = pairs.len();
+        let in_progress = InProgress {
+            ticket,
+            request,
+            pairs: pairs.into(),
+            logits: vec![f32::NAN; count],
+            missing: count,
+            pushed_at: now,
+            first_batch_at: None,
+            cost,
+        };
+        state.jobs.insert(id, in_progress);
+        state.batcher.push(Job { id, deadline, lengths }, now);
+        let is_next = state.batcher.next_deadline() == Some(deadline);
+        drop(state);
+        self.work.notify_one();
+        if is_next {
+            self.deadlines.notify_one();
+        }
+    }
+
+    /// Waits for the next batch. For the engine thread alone. `None` after [`Gatherer::close`].
+    pub fn next_batch(&self) -> Option<Batch> {
+        let mut device = DeviceState::Busy;
+        let mut state = self.lock();
+        loop {
+            if state.closed.is_some() {
+                return None;
+            }
+            let now = Instant::now();
+            refuse_expired(&mut state, now);
+            match state.batcher.poll(now, device) {
+                Decision::Empty => {
+                    device = DeviceState::Idle;
+                    state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                Decision::Wait(until) => {
+                    let pause = until.saturating_duration_since(now);
+                    state = self.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Decision::Take(slices) => {
+                    let mut batch = Batch { parts: Vec::with_capacity(slices.len()), tokens: 0, started_at: now };
+                    for slice in slices {
+                        // Every job the batcher knows is in the book: both are changed under one lock.
+                        if let Some(job) = state.jobs.get_mut(&slice.job) {
+                            job.first_batch_at.get_or_insert(now);
+                            batch.tokens += slice.tokens;
+                            batch.parts.push(Part { job: slice.job, range: slice.pairs, pairs: job.pairs.clone() });
+                        }
+                    }
+                    return Some(batch);
+                }
+            }
+        }
+    }
+
+    /// Books the outcome of a batch; what is complete comes back. Where the batch failed, every request with a pair in
+    /// it is refused, and so is one whose logit is not finite, alone.
+    pub fn finish(&self, batch: Batch, outcome: Result<Vec<f32>, EngineError>) -> Vec<Scored> {
+        let now = Instant::now();
+        let mut done = Vec::new();
+        let mut state = self.lock();
+        let logits = match outcome {
+            Ok(logits) => logits,
+            Err(error) => {
+                let kind = if matches!(error, EngineError::Fatal(_)) { RefusalKind::Unavailable } else { RefusalKind::Internal };
+                for part in &batch.parts {
+                    fail(&mut state, part.job, Refusal::new(kind, "the model failed on this batch"));
+                }
+                return done;
+            }
+        };
+        let mut rest = logits.as_slice();
+        for part in &batch.parts {
+            let (logits, behind) = rest.split_at(part.range.len().min(rest.len()));
+            rest = behind;
+            if logits.iter().any(|logit| !logit.is_finite()) || logits.len() < part.range.len() {
+                fail(&mut state, part.job, Refusal::new(RefusalKind::Internal, "the model gave a score that is not a finite number"));
+                continue;
+            }
+            // A job that expired or failed meanwhile has left the book: its logits are discarded.
+            let Some(job) = state.jobs.get_mut(&part.job) else { continue };
+            job.logits[part.range.clone()].copy_from_slice(logits);
+            job.missing -= part.range.len();
+            if job.missing == 0
+                && let Some(job) = state.jobs.remove(&part.job)
+            {
+                let first = job.first_batch_at.unwrap_or(batch.started_at);
+                let mut cost = job.cost;
+                cost.queue += first.saturating_duration_since(job.pushed_at);
+                cost.infer = now.saturating_duration_since(first);
+                done.push(Scored { ticket: job.ticket, request: job.request, logits: job.logits, cost });
+            }
+        }
+        done
+    }
+
+    /// Takes nothing in any more, refuses all that waits or is being computed, and ends the engine thread's waiting.
+    pub fn close(&self, refusal: Refusal) {
+        let jobs = {
+            let mut state = self.lock();
+            let refusal = state.closed.get_or_insert(refusal).clone();
+            let ids: Vec<(JobId, Instant)> = state.jobs.iter().map(|(&id, job)| (id, job.ticket.deadline())).collect();
+            for (id, deadline) in ids {
+                state.batcher.remove(id, deadline);
+            }
+            (std::mem::take(&mut state.jobs), refusal)
+        };
+        self.work.notify_all();
+        for (_, job) in jobs.0 {
+            job.ticket.refuse(jobs.1.clone());
+        }
+    }
+
+    /// Answers what expires while it waits, at the moment it expires, also while the device is busy with one long
+    /// batch. Runs until it is dropped.
+    pub async fn watch_deadlines(&self) {
+        loop {
+            let next = {
+                let mut state = self.lock();
+                refuse_expired(&mut state, Instant::now());
+                state.batcher.next_deadline()
+            };
+            match next {
+                None => self.deadlines.notified().await,
+                Some(deadline) => {
+                    // Woken early by a push with an earlier deadline.
+                    let _ = tokio::time::timeout_at(deadline.into(), self.deadlines.notified()).await;
+                }
+            }
+        }
+    }
+}
+
+fn refuse_expired(state: &mut State, now: Instant) {
+    for id in state.batcher.expire(now) {
+        if let Some(job) = state.jobs.remove(&id) {
+            job.ticket.refuse_expired("while waiting for the device");
+        }
+    }
+}
+
+fn fail(state: &mut State, id: JobId, refusal: Refusal) {
+    if let Some(job) = state.jobs.remove(&id) {
+        state.batcher.remove(id, job.ticket.deadline());
+        job.ticket.refuse(refusal);
+    }
+}

@@ -1,0 +1,145 @@
+//! The engine thread: the one thread that loads the model, and the only one that ever touches it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::gather::{Gatherer, Scored};
+use crate::model::ModelError;
+use crate::model::engine::{Engine, EngineError, EngineInfo};
+use crate::model::tokenizer::{PairTokenizer, PairTokens};
+use crate::protocol::{Refusal, RefusalKind};
+use crate::telemetry::names;
+
+/// How often a model was loaded in this process. One, or something is wrong.
+static MODEL_LOADS: AtomicUsize = AtomicUsize::new(0);
+
+/// How often a model was loaded in this process.
+pub fn model_loads() -> usize {
+    MODEL_LOADS.load(Ordering::Relaxed)
+}
+
+/// A model that is ready: the engine stays on its thread, the tokenizer is shared.
+pub struct Loaded {
+    /// Scores pairs.
+    pub engine: Box<dyn Engine>,
+    /// Belongs to the same checkpoint.
+    pub tokenizer: Arc<PairTokenizer>,
+}
+
+/// What the rest of the worker needs to know of the engine thread.
+pub struct EngineThread {
+    /// What was loaded.
+    pub info: EngineInfo,
+    /// The tokenizer of its checkpoint.
+    pub tokenizer: Arc<PairTokenizer>,
+    /// Ends with the reason if the engine died; without one after a clean stop.
+    pub ended: oneshot::Receiver<Option<String>>,
+    thread: JoinHandle<()>,
+}
+
+impl EngineThread {
+    /// Starts the thread, which runs `load` and then serves `gatherer` — made by `gatherer_for` once it is known what
+    /// was loaded — until that is closed. Returns when the model is loaded.
+    ///
+    /// # Errors
+    /// What `load` says, or that it panicked.
+    pub async fn start(
+        load: impl FnOnce() -> Result<Loaded, ModelError> + Send + 'static,
+        gatherer_for: impl FnOnce(&EngineInfo) -> Arc<Gatherer> + Send + 'static,
+        score: impl Fn(Scored, &EngineInfo) + Send + 'static,
+    ) -> Result<(EngineThread, Arc<Gatherer>), ModelError> {
+        let (loaded_sender, loaded) = oneshot::channel();
+        let (ended_sender, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || {
+                let started = Instant::now();
+                let Loaded { mut engine, tokenizer } = match load() {
+                    Ok(loaded) => loaded,
+                    Err(error) => {
+                        let _ = loaded_sender.send(Err(error));
+                        return;
+                    }
+                };
+                MODEL_LOADS.fetch_add(1, Ordering::Relaxed);
+                metrics::counter!(names::MODEL_LOADS_TOTAL).increment(1);
+                metrics::gauge!(names::MODEL_LOAD_SECONDS).set(started.elapsed().as_secs_f64());
+                let info = engine.info().clone();
+                let gatherer = gatherer_for(&info);
+                if loaded_sender.send(Ok((info.clone(), tokenizer, gatherer.clone()))).is_err() {
+                    return; // the worker gave up meanwhile
+                }
+                let served = catch_unwind(AssertUnwindSafe(|| serve(engine.as_mut(), &gatherer, &info, score)));
+                let reason = served.unwrap_or_else(|_| Some("the engine thread panicked".to_owned()));
+                if reason.is_some() {
+                    gatherer.close(Refusal::new(RefusalKind::Unavailable, "the model of this worker has failed"));
+                }
+                let _ = ended_sender.send(reason);
+            })
+            .map_err(|error| ModelError::Engine { reason: format!("no thread for the engine: {error}") })?;
+        match loaded.await {
+            Ok(Ok((info, tokenizer, gatherer))) => Ok((EngineThread { info, tokenizer, ended, thread }, gatherer)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ModelError::Engine { reason: "loading panicked".to_owned() }),
+        }
+    }
+
+    /// Waits for the thread's end; close its gatherer first.
+    pub fn join(self) {
+        let _ = self.thread.join();
+    }
+}
+
+/// Serves until the gatherer is closed (`None`) or the device is lost (the reason).
+fn serve(
+    engine: &mut dyn Engine,
+    gatherer: &Gatherer,
+    info: &EngineInfo,
+    score: impl Fn(Scored, &EngineInfo),
+) -> Option<String> {
+    while let Some(batch) = gatherer.next_batch() {
+        let pairs = batch.pairs();
+        let started = Instant::now();
+        let outcome = score_halving(engine, &pairs);
+        let busy = started.elapsed();
+        metrics::counter!(names::ENGINE_BUSY_MICROSECONDS_TOTAL).increment(busy.as_micros() as u64);
+        metrics::histogram!(names::BATCH_PAIRS).record(pairs.len() as f64);
+        metrics::histogram!(names::BATCH_TOKENS).record(batch.tokens as f64);
+        tracing::debug!(pairs = pairs.len(), tokens = batch.tokens, busy_us = busy.as_micros() as u64, "batch");
+        drop(pairs);
+        let fatal = match &outcome {
+            Err(error @ EngineError::Fatal(_)) => Some(error.to_string()),
+            Err(error) => {
+                tracing::error!(%error, "a batch failed");
+                None
+            }
+            Ok(_) => None,
+        };
+        for scored in gatherer.finish(batch, outcome) {
+            score(scored, info);
+        }
+        if fatal.is_some() {
+            return fatal;
+        }
+    }
+    None
+}
+
+/// Scores, and where memory does not suffice, scores the halves.
+fn score_halving(engine: &mut dyn Engine, pairs: &[&PairTokens]) -> Result<Vec<f32>, EngineError> {
+    match engine.score(pairs) {
+        Err(EngineError::OutOfMemory(reason)) if pairs.len() > 1 => {
+            tracing::warn!(pairs = pairs.len(), reason, "out of memory: halving the batch");
+            let (left, right) = pairs.split_at(pairs.len() / 2);
+            let mut logits = score_halving(engine, left)?;
+            logits.extend(score_halving(engine, right)?);
+            Ok(logits)
+        }
+        outcome => outcome,
+    }
+}

@@ -1,0 +1,109 @@
+//! Worker processes: the real program, its log read line by line.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+
+/// The program under test, with no setting from this process' environment.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nats-rerank"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RERANK_") || name.to_string_lossy().starts_with("HF_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+pub struct Worker {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Worker {
+    /// Starts a worker of the checkpoint in `model` and waits until it has joined its group.
+    pub fn start(url: &str, model: &Path, sets: &[&str]) -> Worker {
+        let worker = Worker::spawn(url, &model.display().to_string(), sets);
+        worker.wait_for_log("ready: joined the queue group");
+        worker
+    }
+
+    /// Starts a worker and does not wait.
+    pub fn spawn(url: &str, model: &str, sets: &[&str]) -> Worker {
+        let mut command = program();
+        command.args(["worker", "--nats-url", url, "--model", model, "--set", "log.format=json", "--set", "model.precision=fp32"]);
+        for set in sets {
+            command.args(["--set", set]);
+        }
+        Worker::spawn_command(command)
+    }
+
+    /// Starts the given command as a worker.
+    pub fn spawn_command(mut command: Command) -> Worker {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(child.stderr.take().expect("stderr"));
+        let written = log.clone();
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                written.lock().unwrap().push(line);
+            }
+        });
+        Worker { child, log }
+    }
+
+    /// Waits for a line that contains `text`.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        let started = Instant::now();
+        while self.count_log(text) == 0 {
+            assert!(started.elapsed() < PATIENCE, "no line with {text:?} in:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Lines that contain `text`.
+    pub fn count_log(&self, text: &str) -> usize {
+        self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Resident memory in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a live process");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().expect("kill");
+        assert!(sent.success());
+    }
+
+    /// Waits for the end of the process.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "the worker does not end; its log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
