@@ -9,7 +9,9 @@
 
 mod config;
 mod flags;
-mod standins;
+mod model;
+mod query;
+mod worker;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -19,7 +21,6 @@ use std::sync::LazyLock;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use flags::{Global, WorkerFlags};
-use standins::{model, query, worker};
 
 /// The libtorch that this program is built against and runs with (`tch` takes no other).
 const LIBTORCH_VERSION: &str = "2.11.0";

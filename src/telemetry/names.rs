@@ -29,7 +29,7 @@ pub const BATCH_TOKENS: &str = "rerank_batch_tokens";
 pub const BATCH_PADDING_RATIO: &str = "rerank_batch_padding_ratio";
 
 /// Counter, seconds: time the model was computing. Its rate is the device's utilisation as the worker sees it.
-pub const ENGINE_BUSY_SECONDS_TOTAL: &str = "rerank_engine_busy_seconds_total";
+pub const ENGINE_BUSY_MICROSECONDS_TOTAL: &str = "rerank_engine_busy_microseconds_total";
 
 /// Gauge, seconds: how long the served model took to load, warm-up included.
 pub const MODEL_LOAD_SECONDS: &str = "rerank_model_load_seconds";
@@ -69,7 +69,7 @@ pub const ALL: &[&str] = &[
     BATCH_PAIRS,
     BATCH_TOKENS,
     BATCH_PADDING_RATIO,
-    ENGINE_BUSY_SECONDS_TOTAL,
+    ENGINE_BUSY_MICROSECONDS_TOTAL,
     MODEL_LOAD_SECONDS,
     MODEL_LOADS_TOTAL,
     MESSAGES_WITHOUT_REPLY_TOTAL,
