@@ -38,6 +38,9 @@ use infer::EngineThread;
 use ticket::Outbox;
 use tokenize::{Tokenized, TokenizerPool};
 
+/// Commands that may wait for the connection before publishing waits too (and gives up, see `reply`).
+const CLIENT_CAPACITY: usize = 2048;
+
 /// What a worker needs to know, validated.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
@@ -111,14 +114,12 @@ pub async fn run(
     .await?;
 
     let worker_id = nuid::next().to_string();
-    let client = nats::connect_with_retries(
-        &settings.connection,
-        settings.connect_retries_max,
-        settings.subscription_capacity,
-        on_event,
-        stop.clone(),
-    )
-    .await?;
+    let plan = nats::ConnectPlan {
+        retries_max: settings.connect_retries_max,
+        subscription_capacity: settings.subscription_capacity,
+        client_capacity: CLIENT_CAPACITY,
+    };
+    let client = nats::connect(&settings.connection, plan, receive::on_event).await?;
 
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
@@ -231,21 +232,4 @@ fn answer_empty(tokenized: Tokenized, info: &EngineInfo) {
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-fn on_event(event: nats::ConnectionEvent) {
-    use crate::telemetry::names;
-    match event {
-        nats::ConnectionEvent::Connected => tracing::info!("connected to NATS"),
-        nats::ConnectionEvent::Disconnected => {
-            metrics::counter!(names::NATS_RECONNECTS_TOTAL).increment(1);
-            tracing::warn!("the connection to NATS is lost: reconnecting");
-        }
-        nats::ConnectionEvent::SlowConsumer => {
-            metrics::counter!(names::NATS_SLOW_CONSUMER_TOTAL).increment(1);
-            tracing::warn!("messages were dropped: this worker could not read them fast enough");
-        }
-        nats::ConnectionEvent::Error(text) => tracing::error!(error = text, "NATS reported an error"),
-        nats::ConnectionEvent::Other(text) => tracing::info!(event = text, "NATS"),
-    }
 }

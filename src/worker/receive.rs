@@ -92,3 +92,22 @@ async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &impl Fn(I
     take(Incoming { reply_to: reply_to.to_string(), headers, body: message.payload, received_at, received_at_unix }, place);
     true
 }
+
+/// What the connection tells of itself.
+pub(super) fn on_event(event: async_nats::Event) {
+    use async_nats::Event;
+    match event {
+        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Disconnected => {
+            metrics::counter!(names::NATS_RECONNECTS_TOTAL).increment(1);
+            tracing::warn!("the connection to NATS is lost: reconnecting");
+        }
+        Event::SlowConsumer(_) => {
+            metrics::counter!(names::NATS_SLOW_CONSUMER_TOTAL).increment(1);
+            tracing::warn!("messages were dropped: this worker could not read them fast enough");
+        }
+        Event::ServerError(error) => tracing::error!(%error, "the NATS server reports an error"),
+        Event::ClientError(error) => tracing::error!(%error, "the NATS client reports an error"),
+        event => tracing::info!(%event, "NATS"),
+    }
+}
