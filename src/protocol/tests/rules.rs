@@ -19,11 +19,7 @@ fn a_minimal_request_has_the_defaults() {
         ),
         (None, false, false, true)
     );
-    assert!(
-        accepted(r#"{"query": "q", "documents": []}"#)
-            .documents
-            .is_empty()
-    );
+    assert!(accepted(r#"{"query": "q", "documents": []}"#).documents.is_empty());
 }
 
 #[test]
@@ -35,11 +31,7 @@ fn every_field_is_read() {
             "model": "m"}"#,
     );
     assert_eq!(request.query, " q ");
-    let ids: Vec<_> = request
-        .documents
-        .iter()
-        .map(|document| document.id.clone())
-        .collect();
+    let ids: Vec<_> = request.documents.iter().map(|document| document.id.clone()).collect();
     let expected = [
         Some(DocumentId::Text("x".into())),
         Some(DocumentId::Integer(-7)),
@@ -60,10 +52,7 @@ fn every_field_is_read() {
         (request.top_k, request.raw_scores, request.return_documents),
         (Some(3), true, true)
     );
-    assert_eq!(
-        (request.truncate, request.model.as_deref()),
-        (false, Some("m"))
-    );
+    assert_eq!((request.truncate, request.model.as_deref()), (false, Some("m")));
     assert_eq!(request.budget(), Some(Duration::from_micros(12_500)));
 }
 
@@ -72,15 +61,9 @@ fn aliases_stand_for_their_fields() {
     let request = accepted(r#"{"query": "q", "texts": ["a"], "top_n": 1}"#);
     assert_eq!((request.documents.len(), request.top_k), (1, Some(1)));
     let both = refused(r#"{"query": "q", "texts": ["a"], "documents": ["a"]}"#);
-    assert!(
-        both.contains("`documents`") && both.contains("`texts`"),
-        "{both}"
-    );
+    assert!(both.contains("`documents`") && both.contains("`texts`"), "{both}");
     let both = refused(r#"{"query": "q", "texts": ["a"], "top_k": 1, "top_n": 1}"#);
-    assert!(
-        both.contains("`top_k`") && both.contains("`top_n`"),
-        "{both}"
-    );
+    assert!(both.contains("`top_k`") && both.contains("`top_n`"), "{both}");
     assert!(refused(r#"{"query": "q", "texts": ["a", 1]}"#).starts_with("`texts[1]`"));
     assert!(refused(r#"{"query": "q", "texts": [], "top_n": 0}"#).starts_with("`top_n`"));
 }
@@ -108,9 +91,7 @@ fn unknown_fields_are_ignored_whatever_they_hold() {
         r#""text""#,
         "1.5e300",
     ] {
-        let json = format!(
-            r#"{{"extra": {value}, "query": "q", "documents": [{{"text": "a", "more": {value}}}]}}"#
-        );
+        let json = format!(r#"{{"extra": {value}, "query": "q", "documents": [{{"text": "a", "more": {value}}}]}}"#);
         assert!(accepted(&json) == Request::new("q", ["a"]), "{json}");
     }
 }
@@ -219,26 +200,14 @@ fn every_refusal_names_the_field_what_was_expected_and_what_was_found() {
             with(r#""timeout_ms": "SECRET""#),
             "`timeout_ms`: expected a finite number of milliseconds above 0, found a string",
         ),
-        (
-            with(r#""model": 5"#),
-            "`model`: expected a string, found an integer",
-        ),
+        (with(r#""model": 5"#), "`model`: expected a string, found an integer"),
         (
             r#"["SECRET"]"#.to_owned(),
             "the body: expected an object, found an array",
         ),
-        (
-            r#""SECRET""#.to_owned(),
-            "the body: expected an object, found a string",
-        ),
-        (
-            "null".to_owned(),
-            "the body: expected an object, found null",
-        ),
-        (
-            "17".to_owned(),
-            "the body: expected an object, found an integer",
-        ),
+        (r#""SECRET""#.to_owned(), "the body: expected an object, found a string"),
+        ("null".to_owned(), "the body: expected an object, found null"),
+        ("17".to_owned(), "the body: expected an object, found an integer"),
     ];
     for (json, message) in cases {
         assert_eq!(refused(&json), message, "{json}");
@@ -255,8 +224,7 @@ fn top_k_may_be_larger_than_any_list() {
 fn more_documents_than_the_limit_are_counted_and_refused() {
     let json = r#"{"query": "q", "documents": ["a", {"text": "b"}, "c", ["whatever"]]}"#;
     for encoding in BOTH {
-        let refusal = Request::decode_within(encoding, &body(encoding, json), 2)
-            .expect_err("four are too many");
+        let refusal = Request::decode_within(encoding, &body(encoding, json), 2).expect_err("four are too many");
         assert_eq!(refusal.kind, RefusalKind::TooLarge);
         assert_eq!(
             refusal.message,
@@ -292,10 +260,7 @@ fn the_content_type_names_the_encoding() {
         );
     }
     for encoding in BOTH {
-        assert_eq!(
-            Encoding::detect(Some(encoding.content_type()), b""),
-            Ok(encoding)
-        );
+        assert_eq!(Encoding::detect(Some(encoding.content_type()), b""), Ok(encoding));
     }
     for content_type in [
         "text/plain",
@@ -316,20 +281,9 @@ fn without_a_content_type_the_first_byte_names_the_encoding() {
         assert_eq!(Encoding::detect(None, body), Ok(Encoding::Json), "{body:?}");
     }
     for body in [&[0x80][..], &[0x8f, 1], &[0xde, 0, 0], &[0xdf]] {
-        assert_eq!(
-            Encoding::detect(None, body),
-            Ok(Encoding::MsgPack),
-            "{body:?}"
-        );
+        assert_eq!(Encoding::detect(None, body), Ok(Encoding::MsgPack), "{body:?}");
     }
-    for body in [
-        &b""[..],
-        b"  \n",
-        &[0x90],
-        &[0xc0],
-        &[0xff],
-        &[0xef, 0xbb, 0xbf, b'{'],
-    ] {
+    for body in [&b""[..], b"  \n", &[0x90], &[0xc0], &[0xff], &[0xef, 0xbb, 0xbf, b'{']] {
         let refusal = Encoding::detect(None, body).expect_err("neither");
         assert_eq!(refusal.kind, RefusalKind::InvalidRequest, "{body:?}");
     }
@@ -377,20 +331,9 @@ fn the_earlier_budget_counts() {
         budget(&[("Rerank-Deadline-Unix-Ms", "1000100")]),
         Some(Duration::from_millis(100))
     );
-    assert_eq!(
-        budget(&[("Rerank-Deadline-Unix-Ms", "1000000")]),
-        Some(Duration::ZERO)
-    );
-    assert_eq!(
-        budget(&[("Rerank-Deadline-Unix-Ms", "0")]),
-        Some(Duration::ZERO)
-    );
-    let both = |timeout, deadline| {
-        budget(&[
-            ("Rerank-Timeout-Ms", timeout),
-            ("Rerank-Deadline-Unix-Ms", deadline),
-        ])
-    };
+    assert_eq!(budget(&[("Rerank-Deadline-Unix-Ms", "1000000")]), Some(Duration::ZERO));
+    assert_eq!(budget(&[("Rerank-Deadline-Unix-Ms", "0")]), Some(Duration::ZERO));
+    let both = |timeout, deadline| budget(&[("Rerank-Timeout-Ms", timeout), ("Rerank-Deadline-Unix-Ms", deadline)]);
     assert_eq!(both("50", "1000100"), Some(Duration::from_millis(50)));
     assert_eq!(both("150", "1000100"), Some(Duration::from_millis(100)));
     assert_eq!(both("150", "5"), Some(Duration::ZERO));
@@ -402,14 +345,11 @@ fn the_earlier_budget_counts() {
 #[test]
 fn a_malformed_budget_is_refused_by_its_header() {
     let values = [
-        "", " ", "abc", "-5", "+5", "1e3", "inf", "NaN", "0x10", "1,5", "5.", ".5", "1.2.3", "5 6",
-        "٣", "SECRET",
+        "", " ", "abc", "-5", "+5", "1e3", "inf", "NaN", "0x10", "1,5", "5.", ".5", "1.2.3", "5 6", "٣", "SECRET",
     ];
     for name in [headers::TIMEOUT_MS, headers::DEADLINE_UNIX_MS] {
         for value in values {
-            let refusal = headers(&[(name, value)])
-                .budget(SystemTime::now())
-                .expect_err(value);
+            let refusal = headers(&[(name, value)]).budget(SystemTime::now()).expect_err(value);
             assert_eq!(refusal.kind, RefusalKind::InvalidRequest);
             assert!(
                 refusal.message.contains(name) && !refusal.message.contains("SECRET"),
@@ -442,23 +382,14 @@ fn refusals_follow_the_table() {
         (RefusalKind::TooLarge, 413, "too_large", false),
         (RefusalKind::Overloaded, 429, "overloaded", true),
         (RefusalKind::Unavailable, 429, "unavailable", true),
-        (
-            RefusalKind::DeadlineExceeded,
-            504,
-            "deadline_exceeded",
-            false,
-        ),
+        (RefusalKind::DeadlineExceeded, 504, "deadline_exceeded", false),
         (RefusalKind::Internal, 500, "internal", true),
     ];
     assert_eq!(table.len(), RefusalKind::ALL.len());
     for (kind, code, name, retryable) in table {
-        assert_eq!(
-            (kind.code(), kind.name(), kind.retryable()),
-            (code, name, retryable)
-        );
+        assert_eq!((kind.code(), kind.name(), kind.retryable()), (code, name, retryable));
         let refusal = Refusal::new(kind, "why");
-        let json: serde_json::Value =
-            serde_json::from_slice(&refusal.encode(Encoding::Json)).expect("JSON");
+        let json: serde_json::Value = serde_json::from_slice(&refusal.encode(Encoding::Json)).expect("JSON");
         let expected = serde_json::json!(
             {"error": {"code": code, "kind": name, "message": "why", "retryable": retryable}}
         );
@@ -475,9 +406,7 @@ fn refusals_follow_the_table() {
 #[test]
 fn a_refusal_of_a_later_version_is_read_by_its_code() {
     let read = |json: &str| Refusal::decode(Encoding::Json, json.as_bytes());
-    let later = read(
-        r#"{"error": {"code": 429, "kind": "tired", "message": "m", "retryable": true, "x": 1}}"#,
-    );
+    let later = read(r#"{"error": {"code": 429, "kind": "tired", "message": "m", "retryable": true, "x": 1}}"#);
     assert_eq!(later, Ok(Refusal::overloaded("m")));
     assert!(read(r#"{"error": {"code": 499, "kind": "tired", "message": "m"}}"#).is_err());
     assert!(read(r#"{"rankings": []}"#).is_err());
@@ -493,20 +422,14 @@ fn messages_are_one_bounded_line() {
     );
     assert!(long.message.starts_with("first second é"));
     let value = long.header_value();
-    assert!(
-        value.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
-        "{value}"
-    );
+    assert!(value.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{value}");
     assert!(value.starts_with("first second ??"));
     // Also when somebody put the message there by hand.
     let by_hand = Refusal {
         kind: RefusalKind::Internal,
         message: "x\r\n".repeat(1000),
     };
-    assert!(
-        by_hand.header_value().len() <= MESSAGE_BYTES_MAX
-            && !by_hand.header_value().contains(['\r', '\n'])
-    );
+    assert!(by_hand.header_value().len() <= MESSAGE_BYTES_MAX && !by_hand.header_value().contains(['\r', '\n']));
     let read = Refusal::decode(Encoding::Json, &by_hand.encode(Encoding::Json)).expect("readable");
     assert!(read.message.len() <= MESSAGE_BYTES_MAX);
 }
@@ -561,15 +484,12 @@ fn a_reply_is_written_as_the_contract_shows() {
 fn a_score_that_is_not_finite_never_leaves() {
     for score in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for encoding in BOTH {
-            let refusal = reply(&[1.0, score])
-                .encode(encoding)
-                .expect_err("not finite");
+            let refusal = reply(&[1.0, score]).encode(encoding).expect_err("not finite");
             assert_eq!(refusal.kind, RefusalKind::Internal);
         }
     }
     // Nor does one get in.
-    let nan =
-        r#"{"rankings": [{"index": 0, "score": 1e39}], "top_k_applied": false, "model": "m"}"#;
+    let nan = r#"{"rankings": [{"index": 0, "score": 1e39}], "top_k_applied": false, "model": "m"}"#;
     assert!(Reply::decode(Encoding::Json, nan.as_bytes()).is_err());
 }
 
@@ -580,36 +500,21 @@ fn a_reply_may_lack_figures_but_not_its_ranking() {
         assert_eq!(first.is_ok(), second.is_ok(), "{json}");
         first
     };
-    let bare = read(
-        r#"{"rankings": [{"index": 0, "score": 2}], "top_k_applied": true, "model": "m", "x": {}}"#,
-    )
-    .expect("enough");
+    let bare = read(r#"{"rankings": [{"index": 0, "score": 2}], "top_k_applied": true, "model": "m", "x": {}}"#)
+        .expect("enough");
     assert_eq!(
-        (
-            bare.rankings[0].score,
-            bare.usage.pairs,
-            bare.timings_ms.total
-        ),
+        (bare.rankings[0].score, bare.usage.pairs, bare.timings_ms.total),
         (2.0, 0, 0.0)
     );
     let message = |json: &str| read(json).expect_err(json).to_string();
-    assert!(
-        message(r#"{"top_k_applied": true, "model": "m"}"#).starts_with("`rankings` is missing")
-    );
+    assert!(message(r#"{"top_k_applied": true, "model": "m"}"#).starts_with("`rankings` is missing"));
     let lacks = message(r#"{"rankings": [{"index": 0}], "top_k_applied": true, "model": "m"}"#);
-    assert!(
-        lacks.starts_with("`rankings[0].score` is missing"),
-        "{lacks}"
-    );
+    assert!(lacks.starts_with("`rankings[0].score` is missing"), "{lacks}");
     let lacks = message(r#"{"rankings": [{"index": 0, "score": 1, "document": {}}]}"#);
-    assert!(
-        lacks.starts_with("`rankings[0].document.text` is missing"),
-        "{lacks}"
-    );
+    assert!(lacks.starts_with("`rankings[0].document.text` is missing"), "{lacks}");
     for score in [r#""SECRET""#, "null", "[]", "true"] {
-        let wrong = format!(
-            r#"{{"rankings": [{{"index": 0, "score": {score}}}], "top_k_applied": true, "model": "m"}}"#
-        );
+        let wrong =
+            format!(r#"{{"rankings": [{{"index": 0, "score": {score}}}], "top_k_applied": true, "model": "m"}}"#);
         let message = message(&wrong);
         assert!(
             message.starts_with("`rankings[0].score`") && !message.contains("SECRET"),
@@ -624,12 +529,7 @@ fn a_reply_is_held_to_its_request() {
     assert_eq!(reply(&[3.0]).check(3, Some(1)), Ok(()));
     assert_eq!(reply(&[3.0]).check(1, Some(9)), Ok(()));
     assert_eq!(reply(&[]).check(0, Some(2)), Ok(()));
-    let fault = |reply: Reply, documents, top_k| {
-        reply
-            .check(documents, top_k)
-            .expect_err("a fault")
-            .to_string()
-    };
+    let fault = |reply: Reply, documents, top_k| reply.check(documents, top_k).expect_err("a fault").to_string();
     assert!(fault(reply(&[3.0]), 3, None).contains("expected 3 rankings"));
     assert!(fault(reply(&[3.0, 2.0]), 3, Some(1)).contains("expected 1 rankings"));
     assert!(fault(reply(&[1.0, 2.0]), 2, None).contains("higher than the one before"));
@@ -648,9 +548,7 @@ fn debug_shows_no_text() {
     request.documents[0].id = Some(DocumentId::Text("SECRET".into()));
     request.model = Some("SECRET".into());
     let mut answer = reply(&[1.0]);
-    answer.rankings[0].document = Some(RankedDocument {
-        text: "SECRET".into(),
-    });
+    answer.rankings[0].document = Some(RankedDocument { text: "SECRET".into() });
     answer.rankings[0].id = Some(DocumentId::Text("SECRET".into()));
     assert!(!format!("{request:?} {:?} {answer:?}", request.documents).contains("SECRET"));
 }
