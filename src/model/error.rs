@@ -158,7 +158,7 @@ pub enum HubFailure {
     /// 401: the hub wants to know who asks. It answers the same for what does not exist.
     #[error(
         "{endpoint} refused access (401): the model does not exist, or is private and needs a token that may read it \
-         (model.token or HF_TOKEN){}", if *.token { "; a token was sent, it may be wrong or expired" } else { "; no token was sent" }
+         (model.hub_token or HF_TOKEN){}", if *.token { "; a token was sent, it may be wrong or expired" } else { "; no token was sent" }
     )]
     Unauthorized {
         /// The endpoint that was asked.
@@ -247,9 +247,6 @@ impl ModelError {
 }
 
 fn listed(paths: &[PathBuf]) -> String {
-    let shown: Vec<String> = paths
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
+    let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     shown.join(", ")
 }

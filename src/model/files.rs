@@ -133,9 +133,7 @@ impl Checkpoint {
         let place = dir.display().to_string();
         let config = dir.join(CONFIG);
         if !config.is_file() {
-            let hint =
-                "a checkpoint folder holds config.json, tokenizer.json and model.safetensors"
-                    .to_owned();
+            let hint = "a checkpoint folder holds config.json, tokenizer.json and model.safetensors".to_owned();
             return Err(ModelError::MissingFile {
                 file: CONFIG.to_owned(),
                 place,
@@ -236,9 +234,7 @@ pub(super) fn shard_names(index: &Path) -> Result<Vec<String>, ModelError> {
     let mut names = BTreeSet::new();
     for value in map.values() {
         match value.as_str() {
-            Some(name) if is_plain_name(name) && name.ends_with(".safetensors") => {
-                names.insert(name.to_owned())
-            }
+            Some(name) if is_plain_name(name) && name.ends_with(".safetensors") => names.insert(name.to_owned()),
             _ => return Err(object.refused("weight_map", expected, value)),
         };
     }
@@ -263,11 +259,7 @@ fn builtin_places(program: Option<&Path>) -> Vec<PathBuf> {
             places.push(prefix.join("share/nats-rerank/models").join(BUILTIN));
         }
     }
-    places.push(
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("models")
-            .join(BUILTIN),
-    );
+    places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(BUILTIN));
     places
 }
 
@@ -279,9 +271,7 @@ fn is_path_like(id: &str) -> bool {
 fn expanded(id: &str) -> PathBuf {
     match (id.strip_prefix('~'), std::env::home_dir()) {
         (Some(""), Some(home)) => home,
-        (Some(rest), Some(home)) if rest.starts_with('/') => {
-            home.join(rest.trim_start_matches('/'))
-        }
+        (Some(rest), Some(home)) if rest.starts_with('/') => home.join(rest.trim_start_matches('/')),
         _ => PathBuf::from(id),
     }
 }

@@ -17,8 +17,7 @@ pub(super) fn is_exact(tokenizer: &Tokenizer) -> bool {
         .all(|token| !token.content.contains(char::is_whitespace));
     // Looked at as the JSON of tokenizer.json: the fields are not public.
     let normalizer = serde_json::to_value(tokenizer.get_normalizer()).unwrap_or(Value::Bool(false));
-    let pre_tokenizer =
-        serde_json::to_value(tokenizer.get_pre_tokenizer()).unwrap_or(Value::Bool(false));
+    let pre_tokenizer = serde_json::to_value(tokenizer.get_pre_tokenizer()).unwrap_or(Value::Bool(false));
     tokens_whole && normalizes_locally(&normalizer) && splits_at_space(&pre_tokenizer)
 }
 
@@ -32,8 +31,7 @@ fn normalizes_locally(step: &Value) -> bool {
         "" => step.is_null(),
         // By character or, for `Precompiled`, by grapheme cluster. A head ends in an ASCII character before a white space:
         // always the end of a cluster, and nothing that composes with what follows.
-        "BertNormalizer" | "Lowercase" | "StripAccents" | "NFC" | "NFD" | "NFKC" | "NFKD"
-        | "Precompiled" => true,
+        "BertNormalizer" | "Lowercase" | "StripAccents" | "NFC" | "NFD" | "NFKC" | "NFKD" | "Precompiled" => true,
         // At the ends: a head's end is not white, its start is the text's.
         "Strip" => true,
         // The one replacement that converted sentencepiece models carry: it touches runs of spaces only.
@@ -85,7 +83,5 @@ fn cut_before(text: &str, size: usize) -> Option<usize> {
     // Both bytes are ASCII, so the place is between two characters.
     (1..=size.min(bytes.len().saturating_sub(1)))
         .rev()
-        .find(|&at| {
-            matches!(bytes[at], b' ' | b'\n' | b'\t' | b'\r') && bytes[at - 1].is_ascii_graphic()
-        })
+        .find(|&at| matches!(bytes[at], b' ' | b'\n' | b'\t' | b'\r') && bytes[at - 1].is_ascii_graphic())
 }

@@ -53,9 +53,7 @@ impl Architecture {
         match self {
             Architecture::Bert => "bert.",
             // CamemBERT's encoder is called `roberta` too.
-            Architecture::Roberta | Architecture::XlmRoberta | Architecture::Camembert => {
-                "roberta."
-            }
+            Architecture::Roberta | Architecture::XlmRoberta | Architecture::Camembert => "roberta.",
         }
     }
 
@@ -261,20 +259,12 @@ impl ModelSpec {
             Some(value) => match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
                 Some(id) if (id as usize) < vocab_size => id,
                 _ => {
-                    return Err(config.refused(
-                        "pad_token_id",
-                        format!("below vocab_size ({vocab_size})"),
-                        value,
-                    ));
+                    return Err(config.refused("pad_token_id", format!("below vocab_size ({vocab_size})"), value));
                 }
             },
         };
         let positions_max = config.size("max_position_embeddings", 512)?;
-        let position_offset = if roberta {
-            pad_token_id as usize + 1
-        } else {
-            0
-        };
+        let position_offset = if roberta { pad_token_id as usize + 1 } else { 0 };
         if positions_max <= position_offset {
             let expected = format!("more than {position_offset}, the first position that is used");
             return Err(config.refused("max_position_embeddings", expected, positions_max));
@@ -289,11 +279,7 @@ impl ModelSpec {
             },
         };
         let (score_activation, score_origin) = score_activation(config, sentence_transformers)?;
-        let (length_max, length_origin) = longest_pair(
-            positions_max - position_offset,
-            tokenizer_config,
-            length_max,
-        )?;
+        let (length_max, length_origin) = longest_pair(positions_max - position_offset, tokenizer_config, length_max)?;
         Ok(ModelSpec {
             architecture,
             layers: config.size("num_hidden_layers", 12)?,
@@ -329,11 +315,7 @@ fn architecture(config: &Object) -> Result<Architecture, ModelError> {
             [] => None,
             [Value::String(name)] => Some(name.as_str()),
             _ => {
-                return Err(config.refused(
-                    "architectures",
-                    "a list of one name",
-                    config.shown("architectures"),
-                ));
+                return Err(config.refused("architectures", "a list of one name", config.shown("architectures")));
             }
         },
         Some(value) => return Err(config.refused("architectures", "a list of one name", value)),
@@ -360,11 +342,7 @@ fn architecture(config: &Object) -> Result<Architecture, ModelError> {
     match (by_name, by_type) {
         (Some(name), Some(of_type)) if name != of_type => Err(config.refused(
             "model_type",
-            format!(
-                "`{}`, to agree with architectures ({})",
-                name.model_type(),
-                name.name()
-            ),
+            format!("`{}`, to agree with architectures ({})", name.model_type(), name.name()),
             of_type.model_type(),
         )),
         (Some(architecture), _) | (None, Some(architecture)) => Ok(architecture),
@@ -427,16 +405,10 @@ fn hidden_activation(config: &Object) -> Result<HiddenActivation, ModelError> {
     let Some(name) = config.string("hidden_act")? else {
         return Ok(HiddenActivation::Gelu);
     };
-    match HiddenActivation::NAMES
-        .iter()
-        .find(|(known, _)| *known == name)
-    {
+    match HiddenActivation::NAMES.iter().find(|(known, _)| *known == name) {
         Some((_, activation)) => Ok(*activation),
         None => {
-            let names: Vec<&str> = HiddenActivation::NAMES
-                .iter()
-                .map(|(name, _)| *name)
-                .collect();
+            let names: Vec<&str> = HiddenActivation::NAMES.iter().map(|(name, _)| *name).collect();
             Err(config.refused("hidden_act", format!("one of {}", names.join(", ")), name))
         }
     }
@@ -462,12 +434,7 @@ fn score_activation(
         )
     } else if let Some(value) = nested.filter(|value| !value.is_null()) {
         let field = "sentence_transformers.activation_fn";
-        (
-            config,
-            field,
-            value,
-            "config.json: sentence_transformers.activation_fn",
-        )
+        (config, field, value, "config.json: sentence_transformers.activation_fn")
     } else if let Some(value) = old {
         let field = "sbert_ce_default_activation_function";
         (
@@ -566,12 +533,7 @@ impl Object {
         self.value.get(field).unwrap_or(&Value::Null).to_string()
     }
 
-    pub(super) fn refused(
-        &self,
-        field: &str,
-        expected: impl Into<String>,
-        found: impl ToString,
-    ) -> ModelError {
+    pub(super) fn refused(&self, field: &str, expected: impl Into<String>, found: impl ToString) -> ModelError {
         let mut found = found.to_string();
         if found.len() > 200 {
             found = found.chars().take(200).chain(['…']).collect();

@@ -97,14 +97,9 @@ impl PairTokenizer {
         let path = &checkpoint.tokenizer;
         // Read by ourselves, so that a missing file and a broken one are told apart.
         let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
-        let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| {
-            Refused { path }.because(format!("cannot be read as a tokenizer: {error}"))
-        })?;
-        let config = checkpoint
-            .tokenizer_config
-            .as_deref()
-            .map(Object::read)
-            .transpose()?;
+        let tokenizer = Tokenizer::from_bytes(&bytes)
+            .map_err(|error| Refused { path }.because(format!("cannot be read as a tokenizer: {error}")))?;
+        let config = checkpoint.tokenizer_config.as_deref().map(Object::read).transpose()?;
         Self::new(tokenizer, path, config.as_ref(), &checkpoint.spec)
     }
 
@@ -135,9 +130,7 @@ impl PairTokenizer {
         let mut template = learn_template(&tokenizer).map_err(|reason| refused.because(reason))?;
         if !uses_token_types(config, spec) {
             for piece in &mut template {
-                let (Piece::Special { type_id, .. }
-                | Piece::Query { type_id }
-                | Piece::Document { type_id }) = piece;
+                let (Piece::Special { type_id, .. } | Piece::Query { type_id } | Piece::Document { type_id }) = piece;
                 *type_id = 0;
             }
         }
@@ -172,19 +165,12 @@ impl PairTokenizer {
 
     /// Tokenizes a query, once for all its documents.
     pub fn query(&self, text: &str) -> Result<QueryTokens, TokenizeError> {
-        Ok(QueryTokens {
-            ids: self.ids(text)?,
-        })
+        Ok(QueryTokens { ids: self.ids(text)? })
     }
 
     /// Tokenizes a document and joins it to the query. A pair over the limit is cut as transformers does it (the longer of
     /// the two first), or refused if it is not to be cut.
-    pub fn pair(
-        &self,
-        query: &QueryTokens,
-        document: &str,
-        truncate: bool,
-    ) -> Result<PairTokens, TokenizeError> {
+    pub fn pair(&self, query: &QueryTokens, document: &str, truncate: bool) -> Result<PairTokens, TokenizeError> {
         let document = if truncate && self.prefix_exact {
             // More tokens than this cannot change the pair: the document is the longer text, and is cut.
             let enough = self.texts_max.max(query.len()) + 1;
@@ -325,21 +311,13 @@ fn learn_template(tokenizer: &Tokenizer) -> Result<Vec<Piece>, String> {
     if times(|piece| matches!(piece, Piece::Query { .. })) != 1
         || times(|piece| matches!(piece, Piece::Document { .. })) != 1
     {
-        return Err(
-            "its post-processor does not put query and document into a pair once each".to_owned(),
-        );
+        return Err("its post-processor does not put query and document into a pair once each".to_owned());
     }
     for (query, document) in [(0, 0), (0, 3), (2, 0), (3, 5)] {
         let sample = process(query, document)?;
-        let (ids, type_ids) = laid_out(
-            &template,
-            &vec![QUERY_MARK; query],
-            &vec![DOCUMENT_MARK; document],
-        );
+        let (ids, type_ids) = laid_out(&template, &vec![QUERY_MARK; query], &vec![DOCUMENT_MARK; document]);
         if sample.get_ids() != ids || sample.get_type_ids() != type_ids {
-            return Err(
-                "its post-processor treats pairs of different lengths differently".to_owned(),
-            );
+            return Err("its post-processor treats pairs of different lengths differently".to_owned());
         }
     }
     let alone = tokenizer
@@ -367,9 +345,7 @@ fn check_template(template: &[Piece], spec: &ModelSpec) -> Result<(), String> {
                 spec.vocab_size
             ));
         }
-        let (Piece::Special { type_id, .. }
-        | Piece::Query { type_id }
-        | Piece::Document { type_id }) = piece;
+        let (Piece::Special { type_id, .. } | Piece::Query { type_id } | Piece::Document { type_id }) = piece;
         if type_id as usize >= spec.type_vocab_size {
             return Err(format!(
                 "gives a pair the token type {type_id}, but the model knows only {} (type_vocab_size)",
@@ -387,18 +363,13 @@ fn uses_token_types(config: Option<&Object>, spec: &ModelSpec) -> bool {
         return false;
     }
     match config.and_then(|config| config.get("model_input_names")) {
-        Some(Value::Array(names)) => names
-            .iter()
-            .any(|name| name.as_str() == Some("token_type_ids")),
+        Some(Value::Array(names)) => names.iter().any(|name| name.as_str() == Some("token_type_ids")),
         _ => true,
     }
 }
 
 /// Which end is cut: tokenizer_config.json's word, else what tokenizer.json was saved with, else the right.
-fn truncation_direction(
-    tokenizer: &Tokenizer,
-    config: Option<&Object>,
-) -> Result<TruncationDirection, ModelError> {
+fn truncation_direction(tokenizer: &Tokenizer, config: Option<&Object>) -> Result<TruncationDirection, ModelError> {
     if let Some(config) = config {
         match config.string("truncation_side")? {
             Some("right") => return Ok(TruncationDirection::Right),
@@ -441,8 +412,7 @@ fn follow_config(tokenizer: &mut Tokenizer, config: &Object) -> Result<(), Model
     if let Some(PreTokenizerWrapper::ByteLevel(byte_level)) = tokenizer.get_pre_tokenizer() {
         let mut byte_level = *byte_level;
         let default = (class == "RobertaTokenizer").then_some(false);
-        byte_level.add_prefix_space =
-            flag("add_prefix_space", default)?.unwrap_or(byte_level.add_prefix_space);
+        byte_level.add_prefix_space = flag("add_prefix_space", default)?.unwrap_or(byte_level.add_prefix_space);
         tokenizer.with_pre_tokenizer(Some(byte_level));
     }
     Ok(())

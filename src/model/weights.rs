@@ -110,9 +110,7 @@ impl Weights {
                     range: data_start + start..data_start + end,
                 };
                 if map.get(entry.range.clone()).is_none() {
-                    return Err(invalid(format!(
-                        "tensor `{name}` lies past the end of the file"
-                    )));
+                    return Err(invalid(format!("tensor `{name}` lies past the end of the file")));
                 }
                 if entries.insert(modern_name(&name), entry).is_some() {
                     return Err(invalid(format!("tensor `{name}` is there twice")));
@@ -130,11 +128,7 @@ impl Weights {
             reason,
         };
         let entry = self.entries.get(name).ok_or_else(|| {
-            let files: Vec<_> = self
-                .files
-                .iter()
-                .map(|(path, _)| path.display().to_string())
-                .collect();
+            let files: Vec<_> = self.files.iter().map(|(path, _)| path.display().to_string()).collect();
             refused(format!("missing in {}", files.join(", ")))
         })?;
         let dtype = Dtype::from_file(entry.dtype).ok_or_else(|| {
@@ -144,10 +138,7 @@ impl Weights {
             ))
         })?;
         // `open` has checked that the range lies in the file.
-        let data = self.files[entry.file]
-            .1
-            .get(entry.range.clone())
-            .unwrap_or_default();
+        let data = self.files[entry.file].1.get(entry.range.clone()).unwrap_or_default();
         Ok(TensorView {
             dtype,
             shape: entry.shape.clone(),
@@ -183,8 +174,7 @@ impl Weights {
         let mut counts: HashMap<Dtype, u64> = HashMap::new();
         for entry in self.entries.values() {
             if let Some(dtype) = Dtype::from_file(entry.dtype) {
-                *counts.entry(dtype).or_default() +=
-                    entry.shape.iter().map(|&size| size as u64).product::<u64>();
+                *counts.entry(dtype).or_default() += entry.shape.iter().map(|&size| size as u64).product::<u64>();
             }
         }
         let mut counts: Vec<_> = counts.into_iter().collect();

@@ -28,7 +28,8 @@ pub const BATCH_TOKENS: &str = "rerank_batch_tokens";
 /// Histogram, 0 to 1: share of a batch's token slots that are padding.
 pub const BATCH_PADDING_RATIO: &str = "rerank_batch_padding_ratio";
 
-/// Counter, seconds: time the model was computing. Its rate is the device's utilisation as the worker sees it.
+/// Counter, microseconds (the facade's counters are whole numbers, so seconds would lose every short batch): time the
+/// model was computing. A millionth of its rate is the device's utilisation as the worker sees it.
 pub const ENGINE_BUSY_MICROSECONDS_TOTAL: &str = "rerank_engine_busy_microseconds_total";
 
 /// Gauge, seconds: how long the served model took to load, warm-up included.
@@ -91,14 +92,10 @@ mod tests {
             assert!(!ALL[..place].contains(name), "{name} twice");
             assert!(name.starts_with("rerank_"), "{name}");
             assert!(
-                name.bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
                 "{name}"
             );
-            assert!(
-                !name.contains("_ms"),
-                "{name}: Prometheus counts in seconds"
-            );
+            assert!(!name.contains("_ms"), "{name}: Prometheus counts in seconds");
         }
     }
 

@@ -41,7 +41,10 @@ pub(super) async fn receive(
         .await
         .map_err(|error| format!("cannot subscribe to {subject}: {error}"))?;
     // A round trip: from here on the server routes to this worker.
-    client.flush().await.map_err(|error| format!("cannot subscribe to {subject}: {error}"))?;
+    client
+        .flush()
+        .await
+        .map_err(|error| format!("cannot subscribe to {subject}: {error}"))?;
     metrics::gauge!(names::GROUP_MEMBER).set(1.0);
     joined();
     let mut received: u64 = 0;
@@ -84,12 +87,25 @@ async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &impl Fn(I
         tracing::debug!("a message without a reply subject was dropped");
         return true;
     };
-    let Some(place) = outbox.place().await else { return false };
+    let Some(place) = outbox.place().await else {
+        return false;
+    };
     let headers = message.headers.as_ref().map_or_else(RequestHeaders::default, |map| {
-        let pairs = map.iter().flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())));
+        let pairs = map
+            .iter()
+            .flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())));
         RequestHeaders::from_pairs(pairs)
     });
-    take(Incoming { reply_to: reply_to.to_string(), headers, body: message.payload, received_at, received_at_unix }, place);
+    take(
+        Incoming {
+            reply_to: reply_to.to_string(),
+            headers,
+            body: message.payload,
+            received_at,
+            received_at_unix,
+        },
+        place,
+    );
     true
 }
 

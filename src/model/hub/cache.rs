@@ -84,10 +84,7 @@ impl RepoCache {
     /// The lock that guards the download of a blob; Python's tools take the same one.
     pub(super) fn lock(&self, etag: &str) -> PathBuf {
         let folder = self.folder.file_name().unwrap_or_default();
-        self.root()
-            .join(".locks")
-            .join(folder)
-            .join(format!("{etag}.lock"))
+        self.root().join(".locks").join(folder).join(format!("{etag}.lock"))
     }
 
     /// The commit that the revision stood for when it was last complete.
@@ -112,11 +109,7 @@ impl RepoCache {
 
     /// Whether the commit is known to have no such file.
     pub(super) fn is_known_absent(&self, commit: &str, file: &str) -> bool {
-        self.folder
-            .join(".no_exist")
-            .join(commit)
-            .join(file)
-            .is_file()
+        self.folder.join(".no_exist").join(commit).join(file).is_file()
     }
 
     /// Notes that the commit has no such file. It only saves a request, so a failure (a read-only cache) is let pass.
@@ -161,11 +154,7 @@ pub(super) fn create_parent(path: &Path) -> Result<(), ModelError> {
 /// A name in the same folder that no other process or thread uses.
 pub(super) fn temporary_beside(path: &Path) -> PathBuf {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let unique = format!(
-        "{}-{}",
-        std::process::id(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    );
+    let unique = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{unique}.tmp"));
     let temporary = path.with_file_name(name);

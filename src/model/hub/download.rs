@@ -26,10 +26,7 @@ const LOCK_POLLS_MAX: u32 = 600;
 #[derive(Debug)]
 pub(super) enum Failure {
     Hub(HubFailure),
-    Disk {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Disk { path: PathBuf, source: std::io::Error },
 }
 
 impl From<ModelError> for Failure {
@@ -149,9 +146,7 @@ fn claim(blob: &Path, lock_path: &Path, shown: &FileProgress) -> Result<Option<P
         polls = if now == seen { polls + 1 } else { 1 };
         seen = now;
         if polls > LOCK_POLLS_MAX {
-            warn!(
-                "another process holds the lock of this download and makes no progress; downloading beside it"
-            );
+            warn!("another process holds the lock of this download and makes no progress; downloading beside it");
             return Ok(Some(ours_alone()));
         }
         thread::sleep(LOCK_POLL);
@@ -159,10 +154,7 @@ fn claim(blob: &Path, lock_path: &Path, shown: &FileProgress) -> Result<Option<P
     if blob.is_file() {
         return Ok(None);
     }
-    Ok(Some(Part {
-        path,
-        lock: Some(lock),
-    }))
+    Ok(Some(Part { path, lock: Some(lock) }))
 }
 
 enum Stop {
@@ -223,9 +215,7 @@ fn fill(
     start: u64,
     shown: &mut FileProgress,
 ) -> Result<(), Stop> {
-    let response = client
-        .open(&remote.commit, file, start)
-        .map_err(Stop::Hub)?;
+    let response = client.open(&remote.commit, file, start).map_err(Stop::Hub)?;
     let content_range = response
         .headers()
         .get("content-range")

@@ -68,13 +68,12 @@ impl Client {
         };
         let mut url = Url::parse(endpoint.trim()).map_err(|error| {
             invalid(format!(
-                "the endpoint (model.endpoint or HF_ENDPOINT) is not an address: {error}"
+                "the endpoint (model.hub_endpoint or HF_ENDPOINT) is not an address: {error}"
             ))
         })?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(invalid(
-                "the endpoint (model.endpoint or HF_ENDPOINT) must begin with http:// or https://"
-                    .into(),
+                "the endpoint (model.hub_endpoint or HF_ENDPOINT) must begin with http:// or https://".into(),
             ));
         }
         // So that joining paths keeps a prefix such as /api/huggingface of a company's mirror.
@@ -88,7 +87,7 @@ impl Client {
             && !token.bytes().all(|byte| byte.is_ascii_graphic())
         {
             return Err(invalid(
-                "the token (model.token or HF_TOKEN) holds a character that no token has".into(),
+                "the token (model.hub_token or HF_TOKEN) holds a character that no token has".into(),
             ));
         }
         Ok(Client {
@@ -127,8 +126,7 @@ impl Client {
 
     /// As [`Self::look`], without repeats.
     pub(super) fn look_once(&self, revision: &str, file: &str) -> Result<RemoteFile, HubFailure> {
-        self.look_at(revision, file)
-            .map_err(|refusal| refusal.failure)
+        self.look_at(revision, file).map_err(|refusal| refusal.failure)
     }
 
     fn look_at(&self, revision: &str, file: &str) -> Result<RemoteFile, Refusal> {
@@ -142,8 +140,7 @@ impl Client {
             etag = text(headers, "x-linked-etag").or(etag);
             size_bytes = number(headers, "x-linked-size").or(size_bytes);
             if let Some((location, relative)) = redirect(&url, &response)? {
-                let known =
-                    commit.is_some() && (etag.is_some() || headers.contains_key(header::ETAG));
+                let known = commit.is_some() && (etag.is_some() || headers.contains_key(header::ETAG));
                 if relative || !known {
                     url = location;
                     continue;
@@ -175,12 +172,7 @@ impl Client {
 
     /// Opens a file for reading, from byte `start` on if the server can: 206 if it does, 200 if it begins at the beginning,
     /// 416 if there is nothing from there on.
-    pub(super) fn open(
-        &self,
-        commit: &str,
-        file: &str,
-        start: u64,
-    ) -> Result<Response<Body>, Refusal> {
+    pub(super) fn open(&self, commit: &str, file: &str, start: u64) -> Result<Response<Body>, Refusal> {
         let mut url = self.url(commit, file)?;
         for _ in 0..=REDIRECTS_MAX {
             let response = self.send("GET", &url, (start > 0).then_some(start))?;
@@ -194,10 +186,7 @@ impl Client {
             return Ok(response);
         }
         Err(HubFailure::Protocol {
-            reason: format!(
-                "{}: more than {REDIRECTS_MAX} redirects",
-                self.endpoint_shown
-            ),
+            reason: format!("{}: more than {REDIRECTS_MAX} redirects", self.endpoint_shown),
         }
         .into())
     }
@@ -206,11 +195,9 @@ impl Client {
         // A revision such as refs/pr/1 is one segment of the address.
         let revision = revision.replace('/', "%2F");
         let path = format!("{}/resolve/{revision}/{file}", self.id);
-        self.endpoint
-            .join(&path)
-            .map_err(|error| HubFailure::Protocol {
-                reason: format!("no address for {path}: {error}"),
-            })
+        self.endpoint.join(&path).map_err(|error| HubFailure::Protocol {
+            reason: format!("no address for {path}: {error}"),
+        })
     }
 
     fn send(&self, method: &str, url: &Url, start: Option<u64>) -> Result<Response<Body>, Refusal> {
@@ -228,16 +215,8 @@ impl Client {
         {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        debug!(
-            method,
-            host = url.host_str(),
-            path = url.path(),
-            start,
-            "hub request"
-        );
-        request
-            .call()
-            .map_err(|error| self.connection(url, error).into())
+        debug!(method, host = url.host_str(), path = url.path(), start, "hub request");
+        request.call().map_err(|error| self.connection(url, error).into())
     }
 
     /// What went wrong below HTTP. What will go wrong again in the same way is not worth a repeat.
@@ -286,18 +265,13 @@ impl Client {
             status => HubFailure::Status { endpoint, status },
         };
         let retry_after = number(response.headers(), "retry-after").map(Duration::from_secs);
-        Err(Refusal {
-            failure,
-            retry_after,
-        })
+        Err(Refusal { failure, retry_after })
     }
 
     /// Waits before the `retry`th repeat: twice as long each time, with some jitter so that a fleet that failed together
     /// does not come back together; or as long as the server asks, within reason.
     pub(super) fn pause(&self, retry: u32, file: &str, refusal: &Refusal) {
-        let doubled = self
-            .backoff
-            .saturating_mul(1 << retry.saturating_sub(1).min(10));
+        let doubled = self.backoff.saturating_mul(1 << retry.saturating_sub(1).min(10));
         let nanos = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |time| time.subsec_nanos());
@@ -322,24 +296,13 @@ fn agent() -> Agent {
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_recv_response(Some(STALL_TIMEOUT))
         .timeout_per_read(Some(STALL_TIMEOUT))
-        .user_agent(concat!(
-            env!("CARGO_PKG_NAME"),
-            "/",
-            env!("CARGO_PKG_VERSION")
-        ));
+        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
     // The system's certificates, so that a company's own mirror is trusted where the system trusts it; a container without
     // any keeps those that are built in.
     let native = rustls_native_certs::load_native_certs();
     if !native.certs.is_empty() {
-        let roots = native
-            .certs
-            .iter()
-            .map(|der| Certificate::from_der(der).to_owned());
-        config = config.tls_config(
-            TlsConfig::builder()
-                .root_certs(RootCerts::from(roots))
-                .build(),
-        );
+        let roots = native.certs.iter().map(|der| Certificate::from_der(der).to_owned());
+        config = config.tls_config(TlsConfig::builder().root_certs(RootCerts::from(roots)).build());
     }
     config.build().into()
 }
@@ -354,10 +317,8 @@ fn redirect(from: &Url, response: &Response<Body>) -> Result<Option<(Url, bool)>
         reason: format!("{host} redirects {reason}"),
     };
     let location = text(response.headers(), "location").ok_or_else(|| odd("to nowhere"))?;
-    let relative = matches!(
-        Url::parse(&location),
-        Err(url::ParseError::RelativeUrlWithoutBase)
-    ) && !location.starts_with("//");
+    let relative =
+        matches!(Url::parse(&location), Err(url::ParseError::RelativeUrlWithoutBase)) && !location.starts_with("//");
     let target = from
         .join(&location)
         .map_err(|_| odd("to something that is no address"))?;
@@ -371,11 +332,7 @@ fn redirect(from: &Url, response: &Response<Body>) -> Result<Option<(Url, bool)>
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers
-        .get(name)?
-        .to_str()
-        .ok()
-        .map(|value| value.trim().to_owned())
+    headers.get(name)?.to_str().ok().map(|value| value.trim().to_owned())
 }
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
@@ -388,6 +345,5 @@ fn plain_etag(etag: &str) -> Option<String> {
     let plain = etag
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-    (plain && !etag.is_empty() && etag.len() <= 200 && !etag.starts_with('.'))
-        .then(|| etag.to_owned())
+    (plain && !etag.is_empty() && etag.len() <= 200 && !etag.starts_with('.')).then(|| etag.to_owned())
 }

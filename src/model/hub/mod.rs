@@ -28,8 +28,8 @@ use self::http::{Client, RemoteFile};
 use self::progress::Progress;
 use super::error::{HubFailure, ModelError};
 use super::files::{
-    CONFIG, ModelSource, PICKLES, SENTENCE_TRANSFORMERS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS,
-    WEIGHTS_INDEX, missing_tokenizer, missing_weights, shard_names,
+    CONFIG, ModelSource, PICKLES, SENTENCE_TRANSFORMERS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WEIGHTS_INDEX,
+    missing_tokenizer, missing_weights, shard_names,
 };
 use super::spec::{ModelSpec, SpecFiles};
 
@@ -78,33 +78,19 @@ impl Session {
             None => cache::default_dir(environment),
         };
         let cache = RepoCache::new(cache_dir, &id, &revision);
-        let truthy = |value: String| {
-            matches!(
-                value.to_ascii_uppercase().as_str(),
-                "1" | "ON" | "YES" | "TRUE"
-            )
-        };
+        let truthy = |value: String| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
         let offline = source.offline || environment("HF_HUB_OFFLINE").is_some_and(truthy);
         let client = if offline {
             None
         } else {
-            let endpoint = source
-                .endpoint
-                .clone()
-                .or_else(|| environment("HF_ENDPOINT"));
+            let endpoint = source.endpoint.clone().or_else(|| environment("HF_ENDPOINT"));
             let endpoint = endpoint.unwrap_or_else(|| ENDPOINT_DEFAULT.to_owned());
             let token = source
                 .token
                 .clone()
                 .or_else(|| environment("HF_TOKEN"))
                 .or_else(|| cache.token(environment));
-            Some(Client::new(
-                &id,
-                &endpoint,
-                token,
-                source.retries_max,
-                backoff,
-            )?)
+            Some(Client::new(&id, &endpoint, token, source.retries_max, backoff)?)
         };
         Ok(Session {
             id,
@@ -178,10 +164,7 @@ impl Session {
         }
         if !have(WEIGHTS) {
             if have(WEIGHTS_INDEX) {
-                if let Some(shard) = shard_names(&dir.join(WEIGHTS_INDEX))?
-                    .iter()
-                    .find(|shard| !have(shard))
-                {
+                if let Some(shard) = shard_names(&dir.join(WEIGHTS_INDEX))?.iter().find(|shard| !have(shard)) {
                     return Err(missing(shard));
                 }
             } else if let Some(file) = PICKLES.into_iter().find(|name| have(name)) {
@@ -286,12 +269,10 @@ impl Download<'_> {
         if blob.is_file() {
             debug!(file, "already in the cache, of another revision");
         } else {
-            download::download(self.client, cache, &remote, file, self.progress).map_err(
-                |error| match error {
-                    download::Failure::Hub(failure) => self.session.failed(file, failure),
-                    download::Failure::Disk { path, source } => ModelError::Io { path, source },
-                },
-            )?;
+            download::download(self.client, cache, &remote, file, self.progress).map_err(|error| match error {
+                download::Failure::Hub(failure) => self.session.failed(file, failure),
+                download::Failure::Disk { path, source } => ModelError::Io { path, source },
+            })?;
         }
         cache.link(&self.commit, file, &blob)?;
         Ok(Some(path))
@@ -354,8 +335,7 @@ fn check_revision(revision: &str) -> Result<(), ModelError> {
     if revision.len() <= 200 && revision.split('/').all(plain) {
         return Ok(());
     }
-    let reason = "a revision is a branch, tag or commit of letters, digits, `-`, `_`, `.` and `/`"
-        .to_owned();
+    let reason = "a revision is a branch, tag or commit of letters, digits, `-`, `_`, `.` and `/`".to_owned();
     Err(ModelError::InvalidId {
         id: revision.to_owned(),
         reason,

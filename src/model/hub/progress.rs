@@ -94,12 +94,7 @@ impl FileProgress {
         }
         if self.how == How::Log && self.logged.elapsed() >= LOG_EVERY {
             self.logged = Instant::now();
-            info!(
-                file = self.file,
-                bytes,
-                of = self.total_bytes,
-                "downloading"
-            );
+            info!(file = self.file, bytes, of = self.total_bytes, "downloading");
         }
     }
 
@@ -136,12 +131,7 @@ mod tests {
             assert_eq!(shown.message(), "model.safetensors");
             assert_eq!(shown.length(), total);
         }
-        assert!(
-            ProgressStyle::with_template(
-                "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"
-            )
-            .is_ok()
-        );
+        assert!(ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}").is_ok());
         assert!(ProgressStyle::with_template("{msg} {bytes} {bytes_per_sec}").is_ok());
     }
 }
