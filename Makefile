@@ -51,7 +51,7 @@ reference: setup ## make tests/reference again with transformers (1.5 GB of Pyth
 	@tools/reference/run
 
 model: setup ## train the built-in model again
-	@tools/train/run
+	@tools/train/train.sh
 
 clean: ## remove build products; the cache stays
 	$(CARGO) clean
