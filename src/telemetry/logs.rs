@@ -10,6 +10,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogConfig, LogFormat};
 
+/// Libraries that tell again what we tell ourselves. The level in the settings may say otherwise.
+const QUIET: &str = "async_nats=warn";
+
 /// Why the log could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -40,7 +43,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::builder().parse(&config.level)?)
+        .with_env_filter(EnvFilter::builder().parse(format!("{QUIET},{}", config.level))?)
         .with_writer(writer)
         .with_ansi(colour)
         // Told on standard error, which is what failed; it would panic there.

@@ -61,7 +61,7 @@ pub fn decode(incoming: Incoming, place: Place, limits: &RequestLimits) -> Optio
     let outcome = Encoding::detect(headers.content_type.as_deref(), &body).and_then(|encoding| {
         ticket.set_encoding(encoding);
         let header_budget = headers.budget(received_at_unix)?;
-        let request = Request::decode(encoding, &body)?;
+        let request = Request::decode_within(encoding, &body, limits.documents_max)?;
         // The header wins over the body's timeout_ms (PROTOCOL).
         let budget = header_budget.or(request.budget()).unwrap_or(limits.default_timeout);
         ticket.set_budget(budget.min(limits.timeout_max));
@@ -99,15 +99,6 @@ fn check(request: &Request, limits: &RequestLimits) -> Result<(), Refusal> {
             format!("`{field}` has {value} {unit}; limits.{} is {}", limit.0, limit.1),
         ))
     };
-    let count = request.documents.len();
-    if count > limits.documents_max {
-        return too_large(
-            "documents".to_owned(),
-            "entries",
-            ("documents_max", limits.documents_max),
-            count,
-        );
-    }
     if request.query.len() > limits.query_bytes_max {
         return too_large(
             "query".to_owned(),
