@@ -163,6 +163,16 @@ impl PairTokenizer {
         self.length_max
     }
 
+    /// What a pair looks like, for people: `[CLS] query [SEP] document [SEP]`.
+    pub fn template(&self) -> String {
+        let pieces = self.template.iter().map(|piece| match piece {
+            Piece::Special { id, .. } => self.tokenizer.id_to_token(*id).unwrap_or_else(|| format!("token {id}")),
+            Piece::Query { .. } => "query".to_owned(),
+            Piece::Document { .. } => "document".to_owned(),
+        });
+        pieces.collect::<Vec<_>>().join(" ")
+    }
+
     /// Tokenizes a query, once for all its documents.
     pub fn query(&self, text: &str) -> Result<QueryTokens, TokenizeError> {
         Ok(QueryTokens { ids: self.ids(text)? })
