@@ -133,9 +133,7 @@ pub(crate) async fn connect(
         std::future::ready(())
     });
     // async-nats bounds each address, but neither the name lookup nor their number.
-    let attempt_max = settings
-        .connect_timeout
-        .saturating_mul(settings.urls.len() as u32 + 1);
+    let attempt_max = settings.connect_timeout.saturating_mul(settings.urls.len() as u32 + 1);
     let mut pause = RETRY_PAUSE;
     let mut retries = 0;
     loop {
@@ -163,15 +161,13 @@ pub(crate) async fn connect(
 
 fn servers(settings: &ConnectionSettings) -> Result<Vec<ServerAddr>, ConnectError> {
     if settings.urls.is_empty() {
-        return Err(ConnectError::settings(
-            "no NATS server is named: `nats.url` is empty",
-        ));
+        return Err(ConnectError::settings("no NATS server is named: `nats.url` is empty"));
     }
     let mut servers = Vec::with_capacity(settings.urls.len());
     for url in &settings.urls {
-        let server: ServerAddr = url.parse().map_err(|error| {
-            ConnectError::settings(format!("`nats.url`: {}: {error}", shown_url(url)))
-        })?;
+        let server: ServerAddr = url
+            .parse()
+            .map_err(|error| ConnectError::settings(format!("`nats.url`: {}: {error}", shown_url(url))))?;
         if !matches!(server.scheme(), "nats" | "tls") || server.host().is_empty() {
             return Err(ConnectError::settings(format!(
                 "`nats.url`: {}: expected nats://host:port or tls://host:port",
@@ -218,10 +214,7 @@ fn options(
 }
 
 /// The options with whichever way to authenticate is set: at most one.
-fn authentication(
-    settings: &ConnectionSettings,
-    servers: &[ServerAddr],
-) -> Result<ConnectOptions, ConnectError> {
+fn authentication(settings: &ConnectionSettings, servers: &[ServerAddr]) -> Result<ConnectOptions, ConnectError> {
     let in_url = servers.iter().find(|server| server.has_user_pass());
     let ways = [
         ("nats.credentials_file", settings.credentials_file.is_some()),
@@ -230,11 +223,7 @@ fn authentication(
         ("nats.token", settings.token.is_some()),
         ("a user in `nats.url`", in_url.is_some()),
     ];
-    let set: Vec<&str> = ways
-        .iter()
-        .filter(|(_, set)| *set)
-        .map(|(name, _)| *name)
-        .collect();
+    let set: Vec<&str> = ways.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
     if set.len() > 1 {
         return Err(ConnectError::settings(format!(
             "more than one way to authenticate is set: {}; keep one",
@@ -276,9 +265,7 @@ fn authentication(
     // async-nats reads the user out of a URL, but does not send it. A user alone is a token, as in other NATS clients.
     Ok(
         match in_url.map(|server| (server.username().unwrap_or_default(), server.password())) {
-            Some((user, Some(password))) => {
-                options.user_and_password(unescaped(user), unescaped(password))
-            }
+            Some((user, Some(password))) => options.user_and_password(unescaped(user), unescaped(password)),
             Some((token, None)) => options.token(unescaped(token)),
             None => options,
         },
@@ -332,10 +319,7 @@ fn readable(setting: &str, file: &Path) -> Result<PathBuf, ConnectError> {
 }
 
 fn unreadable(setting: &str, file: &Path, error: &io::Error) -> ConnectError {
-    ConnectError::settings(format!(
-        "`{setting}`: cannot read {}: {error}",
-        file.display()
-    ))
+    ConnectError::settings(format!("`{setting}`: cannot read {}: {error}", file.display()))
 }
 
 /// What kept a connection from being made.
@@ -363,10 +347,7 @@ impl ConnectErrorKind {
     pub fn transient(self) -> bool {
         matches!(
             self,
-            ConnectErrorKind::Dns
-                | ConnectErrorKind::Refused
-                | ConnectErrorKind::TimedOut
-                | ConnectErrorKind::Other
+            ConnectErrorKind::Dns | ConnectErrorKind::Refused | ConnectErrorKind::TimedOut | ConnectErrorKind::Other
         )
     }
 }
@@ -473,13 +454,7 @@ impl ConnectError {
 fn one_line(message: &str) -> String {
     message
         .chars()
-        .map(|character| {
-            if character.is_control() {
-                ' '
-            } else {
-                character
-            }
-        })
+        .map(|character| if character.is_control() { ' ' } else { character })
         .take(200)
         .collect()
 }
@@ -517,9 +492,7 @@ mod tests {
         let shown = format!("{settings:?}");
         assert!(!shown.contains("hush"), "{shown}");
         assert!(
-            shown.contains("nats://***@one:4222")
-                && shown.contains("***@two")
-                && shown.contains("tls://***@three")
+            shown.contains("nats://***@one:4222") && shown.contains("***@two") && shown.contains("tls://***@three")
         );
     }
 
@@ -545,21 +518,10 @@ mod tests {
         assert!(with(|s| s.urls = vec!["ws://host".into()]).contains("nats://host:port"));
         assert!(with(|s| s.urls = vec!["nats://ann:hush@host:port".into()]).contains("`nats.url`"));
         assert!(with(|s| s.user = Some("ann".into())).contains("`nats.password`"));
-        assert!(
-            with(|s| s.tls_key_file = Some("/dev/null".into())).contains("`nats.tls_cert_file`")
-        );
-        assert!(
-            with(|s| s.tls_ca_file = Some("/nonexistent/ca.pem".into()))
-                .contains("/nonexistent/ca.pem")
-        );
-        assert!(
-            with(|s| s.nkey_seed_file = Some("/dev/null".into()))
-                .contains("no line with an nkey seed")
-        );
-        assert!(
-            with(|s| s.credentials_file = Some("/dev/null".into()))
-                .contains("not a credentials file")
-        );
+        assert!(with(|s| s.tls_key_file = Some("/dev/null".into())).contains("`nats.tls_cert_file`"));
+        assert!(with(|s| s.tls_ca_file = Some("/nonexistent/ca.pem".into())).contains("/nonexistent/ca.pem"));
+        assert!(with(|s| s.nkey_seed_file = Some("/dev/null".into())).contains("no line with an nkey seed"));
+        assert!(with(|s| s.credentials_file = Some("/dev/null".into())).contains("not a credentials file"));
         let both = with(|s| {
             s.token = Some("hush".into());
             s.urls = vec!["nats://ann:hush@host".into()];
@@ -574,8 +536,7 @@ mod tests {
     fn a_seed_is_found_with_and_without_its_frame() {
         let seed = "SUAMLWWRDQ6PTX7LTTUQ7BCFFQ4DKDTE5JFQ7IWWRMUGCTQIX2TP3TYS5Q";
         assert_eq!(seed_of(&format!("{seed}\n")), Some(seed));
-        let framed =
-            format!("-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n");
+        let framed = format!("-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n");
         assert_eq!(seed_of(&framed), Some(seed));
         assert_eq!(seed_of("SOMETHING ELSE"), None);
     }
@@ -602,9 +563,7 @@ mod tests {
             .expect_err("nothing listens there");
         assert_eq!(error.kind(), ConnectErrorKind::Refused, "{error}");
         assert!(
-            error
-                .to_string()
-                .contains(&format!("nats://***@127.77.1.9:{port}")),
+            error.to_string().contains(&format!("nats://***@127.77.1.9:{port}")),
             "{error}"
         );
         assert!(!error.to_string().contains("hush"), "{error}");

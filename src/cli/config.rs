@@ -44,12 +44,8 @@ enum Format {
 pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let text = match args.action {
         Action::Reference => reference(),
-        Action::Print {
-            format: Format::Toml,
-        } => toml(&global.load_with(Vec::new())?.settings),
-        Action::Print {
-            format: Format::Json,
-        } => json(&global.load_with(Vec::new())?.settings),
+        Action::Print { format: Format::Toml } => toml(&global.load_with(Vec::new())?.settings),
+        Action::Print { format: Format::Json } => json(&global.load_with(Vec::new())?.settings),
         Action::Check => summary(&global.load_with(Vec::new())?),
     };
     print(&text)
@@ -80,15 +76,12 @@ fn one_line(source: &Source) -> String {
 fn json(settings: &[Setting]) -> String {
     let mut root = serde_json::Map::new();
     for setting in settings {
-        let entry =
-            serde_json::json!({ "value": setting.value, "source": setting.source.to_string() });
+        let entry = serde_json::json!({ "value": setting.value, "source": setting.source.to_string() });
         if setting.section.is_empty() {
             root.insert(setting.key.to_owned(), entry);
             continue;
         }
-        let section = root
-            .entry(setting.section)
-            .or_insert_with(|| serde_json::json!({}));
+        let section = root.entry(setting.section).or_insert_with(|| serde_json::json!({}));
         section[setting.key] = entry;
     }
     format!("{:#}\n", serde_json::Value::Object(root))
@@ -107,10 +100,7 @@ fn summary(loaded: &Loaded) -> String {
         };
         layers.entry(rank).or_insert((name, 0)).1 += 1;
     }
-    let layers: Vec<String> = layers
-        .values()
-        .map(|(name, count)| format!("{name} {count}"))
-        .collect();
+    let layers: Vec<String> = layers.values().map(|(name, count)| format!("{name} {count}")).collect();
     let urls: Vec<String> = config.nats.urls.iter().map(ToString::to_string).collect();
     let (model, nats) = (&config.model, &config.nats);
     let mut text = format!(
@@ -158,9 +148,7 @@ mod tests {
     fn printed_toml_names_each_layer_and_hides_secrets() {
         let text = toml(&loaded(LOGIN, Some("minimal")).settings);
         let line = |key: &str| {
-            let found = text
-                .lines()
-                .find(|line| line.starts_with(&format!("{key} = ")));
+            let found = text.lines().find(|line| line.starts_with(&format!("{key} = ")));
             found
                 .unwrap_or_else(|| panic!("{key} is not printed"))
                 .split_whitespace()
@@ -169,18 +157,12 @@ mod tests {
         };
         assert_eq!(line("enabled"), "enabled = true # default");
         assert_eq!(line("max_length"), "max_length = 128 # profile minimal");
-        assert_eq!(
-            line("url"),
-            "url = [\"nats://db:4222\"] # environment RERANK_NATS__URL"
-        );
+        assert_eq!(line("url"), "url = [\"nats://db:4222\"] # environment RERANK_NATS__URL");
         assert_eq!(
             line("password"),
             "password = \"***\" # environment RERANK_NATS__PASSWORD"
         );
-        assert_eq!(
-            line("hub_token"),
-            "hub_token = \"***\" # environment HF_TOKEN"
-        );
+        assert_eq!(line("hub_token"), "hub_token = \"***\" # environment HF_TOKEN");
         assert!(!text.contains("hunter2") && !text.contains("hf_secret"));
     }
 
@@ -197,10 +179,7 @@ mod tests {
             file: Some(path),
             ..Sources::default()
         });
-        assert_eq!(
-            again.map(|loaded| loaded.config).as_ref(),
-            Ok(&first.config)
-        );
+        assert_eq!(again.map(|loaded| loaded.config).as_ref(), Ok(&first.config));
     }
 
     #[test]
@@ -208,10 +187,7 @@ mod tests {
         let text = json(&loaded(LOGIN, None).settings);
         let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         assert_eq!(value["nats"]["password"]["value"], "***");
-        assert_eq!(
-            value["nats"]["user"]["source"],
-            "environment RERANK_NATS__USER"
-        );
+        assert_eq!(value["nats"]["user"]["source"], "environment RERANK_NATS__USER");
         assert_eq!(value["batch"]["window_ms"]["value"], 2);
         assert_eq!(value["enabled"]["source"], "default");
         assert!(!text.contains("hunter2"));
@@ -239,9 +215,7 @@ mod tests {
             None,
         ));
         assert!(
-            text.contains(
-                "warning: nats.credentials_file = \"/nonexistent/x.creds\": no such file"
-            ),
+            text.contains("warning: nats.credentials_file = \"/nonexistent/x.creds\": no such file"),
             "{text}"
         );
     }

@@ -9,7 +9,8 @@ use clap::{ArgMatches, Args, FromArgMatches};
 use super::CliError;
 use crate::config::{self, Config, Flag, Loaded, Sources};
 
-/// `--profile`, `--config` and `--set`, as collected from every level of the command line.
+// `--profile`, `--config` and `--set`, as collected from every level of the command line. (Not a doc comment: that would
+// become the description of every command it is added to.)
 #[derive(Args, Default)]
 #[command(next_help_heading = "Settings")]
 pub(super) struct SettingFlags {
@@ -79,9 +80,7 @@ impl SettingFlags {
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => {
-            Ok((key.trim().to_owned(), value.to_owned()))
-        }
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
         _ => Err("expects KEY=VALUE".to_owned()),
     }
 }
@@ -160,9 +159,7 @@ mod tests {
             set: vec![("nats.url".to_owned(), "nats://a".to_owned())],
             ..SettingFlags::default()
         };
-        let global = flags
-            .with_environment([])
-            .unwrap_or_else(|error| panic!("{error}"));
+        let global = flags.with_environment([]).unwrap_or_else(|error| panic!("{error}"));
         let plain = WorkerFlags {
             nats_url: Some("nats://b,nats://c".to_owned()),
             device: Some("cuda:1".to_owned()),
@@ -171,13 +168,7 @@ mod tests {
         let loaded = global
             .load_with(plain.flags())
             .unwrap_or_else(|error| panic!("{error}"));
-        let urls: Vec<_> = loaded
-            .config
-            .nats
-            .urls
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let urls: Vec<_> = loaded.config.nats.urls.iter().map(ToString::to_string).collect();
         assert_eq!(urls, ["nats://b", "nats://c"]);
         assert_eq!(loaded.config.model.device, config::Device::Cuda(1));
 

@@ -7,9 +7,12 @@
 // `println!` panics when the reader of a pipe has left (`| head`); [`print`] does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod config;
 mod flags;
-mod standins;
+mod model;
+mod query;
+mod worker;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -19,7 +22,6 @@ use std::sync::LazyLock;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use flags::{Global, WorkerFlags};
-use standins::{model, query, worker};
 
 /// The libtorch that this program is built against and runs with (`tch` takes no other).
 const LIBTORCH_VERSION: &str = "2.11.0";
@@ -30,11 +32,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
         env!("CARGO_PKG_VERSION"),
         std::env::consts::ARCH,
         std::env::consts::OS,
-        if cfg!(debug_assertions) {
-            "debug"
-        } else {
-            "release"
-        }
+        if cfg!(debug_assertions) { "debug" } else { "release" }
     )
 });
 
@@ -87,6 +85,13 @@ enum Command {
   cat candidates.txt | nats-rerank query \"how do cats purr\"\n\n{EXIT_CODES}"
     ))]
     Query(query::Args),
+    /// Measure: callers in a closed loop, latency and throughput over NATS.
+    #[command(after_help = format!(
+        "Examples:
+  nats-rerank bench --payload request.json --requests 500
+  nats-rerank bench --payload requests.json --callers 50 --timeout-ms 250 --format json\n\n{EXIT_CODES}"
+    ))]
+    Bench(bench::Args),
     /// Look at a model: architecture, size, limits, activation, precision.
     #[command(after_help = format!(
         "Examples:
@@ -161,6 +166,7 @@ fn run(command: Command, global: &Global) -> u8 {
     let done = match command {
         Command::Worker(args) => worker::run(args, global),
         Command::Query(args) => query::run(args, global).map(|()| 0),
+        Command::Bench(args) => bench::run(args, global).map(|()| 0),
         Command::Model(args) => model::run(args, global).map(|()| 0),
         Command::Config(args) => config::run(args, global).map(|()| 0),
     };
@@ -188,9 +194,7 @@ where
     let mut flags = flags::SettingFlags::default();
     let mut level: Option<&ArgMatches> = Some(&matches);
     while let Some(matches) = level {
-        flags
-            .add(matches)
-            .map_err(|error| error.format(&mut command))?;
+        flags.add(matches).map_err(|error| error.format(&mut command))?;
         level = matches.subcommand().map(|(_, inner)| inner);
     }
     Ok((cli.command, flags))
@@ -216,16 +220,19 @@ mod tests {
 
     #[test]
     fn every_subcommand_shows_an_example_and_the_exit_codes() {
-        for name in ["worker", "query", "model", "config"] {
+        for (name, about) in [
+            ("worker", "Serve"),
+            ("query", "Ask"),
+            ("model", "Look"),
+            ("config", "Look"),
+        ] {
             let help = match parse(["nats-rerank", name, "--help"]) {
                 Err(error) => error.to_string(),
                 Ok(_) => panic!("--help of {name} is no command"),
             };
+            assert!(help.starts_with(about), "{help}");
             assert!(help.contains(&format!("  nats-rerank {name} ")), "{help}");
-            assert!(
-                help.contains("Exit codes:") && help.contains("--profile"),
-                "{help}"
-            );
+            assert!(help.contains("Exit codes:") && help.contains("--profile"), "{help}");
         }
     }
 
@@ -247,15 +254,9 @@ mod tests {
             "gpu",
         ]);
         let (_, flags) = parsed.unwrap_or_else(|error| panic!("{error}"));
-        let global = flags
-            .with_environment([])
-            .unwrap_or_else(|error| panic!("{error}"));
+        let global = flags.with_environment([]).unwrap_or_else(|error| panic!("{error}"));
         let config = global.load().unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(
-            config.batch.window.as_millis(),
-            4,
-            "the later --set of a key counts"
-        );
+        assert_eq!(config.batch.window.as_millis(), 4, "the later --set of a key counts");
         assert_eq!(config.nats.subject, "a.b");
         assert_eq!(
             config.model.device,
@@ -267,10 +268,7 @@ mod tests {
     #[test]
     fn a_set_without_a_value_is_a_bad_argument() {
         let error = parse(["nats-rerank", "worker", "--set", "batch.window_ms"]).err();
-        assert!(
-            error
-                .is_some_and(|error| error.use_stderr() && error.to_string().contains("KEY=VALUE"))
-        );
+        assert!(error.is_some_and(|error| error.use_stderr() && error.to_string().contains("KEY=VALUE")));
     }
 
     #[test]
@@ -278,10 +276,7 @@ mod tests {
         assert_eq!(fail(CliError::Usage("x".to_owned())), 64);
         assert_eq!(fail(CliError::Failed("x".to_owned())), 1);
         assert_eq!(fail(CliError::OutputClosed), 0);
-        assert_eq!(
-            output_error(io::ErrorKind::BrokenPipe.into()),
-            CliError::OutputClosed
-        );
+        assert_eq!(output_error(io::ErrorKind::BrokenPipe.into()), CliError::OutputClosed);
         assert!(matches!(
             output_error(io::ErrorKind::StorageFull.into()),
             CliError::Failed(_)
@@ -295,9 +290,7 @@ mod tests {
             .map(|error| (error.use_stderr(), error.to_string()));
         let (on_stderr, text) = error.unwrap_or_default();
         assert!(
-            !on_stderr
-                && text.contains(env!("CARGO_PKG_VERSION"))
-                && text.contains("libtorch 2.11.0"),
+            !on_stderr && text.contains(env!("CARGO_PKG_VERSION")) && text.contains("libtorch 2.11.0"),
             "{text}"
         );
     }

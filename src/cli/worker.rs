@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{CliError, Global};
+use super::{CliError, Global, WorkerFlags};
 use crate::config::{Config, Device, ModelConfig, Precision};
 use crate::model::engine::{self, DeviceChoice, EngineSettings, PrecisionChoice, TorchEngine};
-use crate::model::files::{ModelSource, Progress, resolve};
+use crate::model::{ModelSource, Progress, resolve};
 use crate::model::tokenizer::PairTokenizer;
 use crate::model::ModelError;
 use crate::telemetry;
@@ -18,14 +18,17 @@ use crate::worker::{self, Loaded, QueueLimits, RequestLimits, WorkerSettings};
 
 /// Flags of `nats-rerank worker`.
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    settings: WorkerFlags,
+}
 
 /// Runs a worker. Returns the exit code: 128 and the signal's number after a clean stop.
 ///
 /// # Errors
 /// A bad setting, no model, no connection, or an engine that died.
-pub fn run(_args: Args, global: &Global) -> Result<u8, CliError> {
-    let config = global.load()?;
+pub fn run(args: Args, global: &Global) -> Result<u8, CliError> {
+    let config = global.load_with(args.settings.flags())?.config;
     telemetry::logs::init(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().thread_name("async");
@@ -193,7 +196,7 @@ fn load_with_retries(model: &ModelConfig, id: &str) -> Result<Loaded, ModelError
 }
 
 fn load_once(model: &ModelConfig, id: &str) -> Result<Loaded, ModelError> {
-    let checkpoint = resolve(&model_source(model, id), &Progress::default())?;
+    let checkpoint = resolve(&model_source(model, id), &Progress::auto())?;
     let tokenizer = Arc::new(PairTokenizer::open(&checkpoint)?);
     let engine = Box::new(TorchEngine::load(&checkpoint, &engine_settings(model))?);
     Ok(Loaded { engine, tokenizer })

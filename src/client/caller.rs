@@ -102,9 +102,7 @@ pub enum CallError {
     #[error("not connected to NATS")]
     Disconnected,
     /// The request is larger than the NATS server takes.
-    #[error(
-        "the request has {bytes} bytes, more than the NATS server's limit (max_payload) of {bytes_max}"
-    )]
+    #[error("the request has {bytes} bytes, more than the NATS server's limit (max_payload) of {bytes_max}")]
     TooLarge {
         /// The size of its body.
         bytes: usize,
@@ -133,12 +131,7 @@ impl Caller {
             subscription_capacity: SUBSCRIPTION_CAPACITY,
             client_capacity: CLIENT_CAPACITY,
         };
-        let client = nats::connect(
-            settings,
-            plan,
-            |event| tracing::debug!(%event, "NATS connection"),
-        )
-        .await?;
+        let client = nats::connect(settings, plan, |event| tracing::debug!(%event, "NATS connection")).await?;
         Ok(Caller { client })
     }
 
@@ -146,11 +139,7 @@ impl Caller {
     ///
     /// # Errors
     /// See [`CallError`]: in every case there is no ranking, and the documents keep the order they have.
-    pub async fn rerank(
-        &self,
-        request: &Request,
-        options: &CallOptions,
-    ) -> Result<Answer, CallError> {
+    pub async fn rerank(&self, request: &Request, options: &CallOptions) -> Result<Answer, CallError> {
         let started = Instant::now();
         let timed_out = CallError::TimedOut {
             timeout: options.timeout,
@@ -212,25 +201,18 @@ fn request_headers(encoding: Encoding, left: Duration) -> HeaderMap {
 
 /// Reads an answer as a stranger's: it has to be a refusal, or a ranking that fits the request.
 fn open(message: &Message, request: &Request) -> Result<(Reply, Option<String>), CallError> {
-    let header = |name: &str| {
-        message
-            .headers
-            .as_ref()
-            .and_then(|headers| find(headers, name))
-    };
+    let header = |name: &str| message.headers.as_ref().and_then(|headers| find(headers, name));
     let worker = header(headers::WORKER).map(|id| printable(id, 100));
     let encoding = Encoding::detect(header(headers::CONTENT_TYPE), &message.payload);
     if let Some(code) = header(headers::SERVICE_ERROR_CODE) {
         let told = encoding
             .ok()
             .and_then(|encoding| Refusal::decode(encoding, &message.payload).ok());
-        let refusal =
-            told.unwrap_or_else(|| refusal_by_headers(code, header(headers::SERVICE_ERROR)));
+        let refusal = told.unwrap_or_else(|| refusal_by_headers(code, header(headers::SERVICE_ERROR)));
         return Err(CallError::Refused { refusal, worker });
     }
     let encoding = encoding.map_err(|error| CallError::BadReply(error.message))?;
-    let reply = Reply::decode(encoding, &message.payload)
-        .map_err(|error| CallError::BadReply(error.to_string()))?;
+    let reply = Reply::decode(encoding, &message.payload).map_err(|error| CallError::BadReply(error.to_string()))?;
     reply
         .check(request.documents.len(), request.top_k)
         .map_err(|error| CallError::BadReply(error.to_string()))?;

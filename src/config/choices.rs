@@ -48,9 +48,7 @@ impl FromStr for Device {
                 .filter(|&index| index <= Self::CUDA_INDEX_MAX)
                 .map(Device::Cuda),
         }
-        .ok_or(UnknownChoice {
-            allowed: Self::ALLOWED,
-        })
+        .ok_or(UnknownChoice { allowed: Self::ALLOWED })
     }
 }
 
@@ -189,10 +187,7 @@ mod tests {
             assert_eq!(value.as_str().parse(), Ok(value));
         }
         let error = "prod".parse::<Profile>().map_err(|error| error.to_string());
-        assert_eq!(
-            error,
-            Err("expects one of dev, production, minimal, gpu".to_owned())
-        );
+        assert_eq!(error, Err("expects one of dev, production, minimal, gpu".to_owned()));
     }
 
     #[test]

@@ -26,10 +26,7 @@ pub fn is_subject(text: &str) -> bool {
 
 /// A service name by ADR-32.
 pub fn is_service_name(text: &str) -> bool {
-    text.len() <= SUBJECT_BYTES_MAX
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    text.len() <= SUBJECT_BYTES_MAX && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
 /// What the NATS client can connect to: it is built without web sockets.
@@ -43,15 +40,13 @@ pub fn is_server_url(text: &str) -> bool {
         })
 }
 
-/// A URL of the web, without query or fragment: paths are appended to it.
+/// A URL of the web, without query or fragment (paths are appended to it) and without a user (it is shown in messages;
+/// the hub has a token for that).
 pub fn is_web_url(text: &str) -> bool {
-    let Some(rest) = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"))
-    else {
+    let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
         return false;
     };
-    !rest.starts_with(['/', ':']) && is_plain(rest) && !rest.contains([' ', '?', '#', '\\'])
+    !rest.starts_with(['/', ':']) && is_plain(rest) && !rest.contains([' ', '?', '#', '\\', '@'])
 }
 
 /// A branch, tag or commit: it becomes a part of paths and addresses.
@@ -60,9 +55,7 @@ pub fn is_revision(text: &str) -> bool {
         && text
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'))
-        && text
-            .split('/')
-            .all(|part| !part.is_empty() && !part.starts_with('.'))
+        && text.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
 }
 
 /// An expression that `telemetry::logs` can use.
@@ -73,8 +66,7 @@ pub fn is_log_filter(text: &str) -> bool {
 /// Whether that server URL carries a user, password or token.
 pub fn has_user(url: &str) -> bool {
     // The checks above let only URLs through that parse.
-    ServerAddr::from_str(url)
-        .is_ok_and(|address| address.has_user_pass() || address.password().is_some())
+    ServerAddr::from_str(url).is_ok_and(|address| address.has_user_pass() || address.password().is_some())
 }
 
 /// Whether what is sent to that server can be read on the way: neither TLS by its scheme nor on this machine.
@@ -108,12 +100,7 @@ mod tests {
     fn subjects() {
         all(
             is_subject,
-            &[
-                "rerank",
-                "rerank.v1.score",
-                "rerank.v1.score.bge-m3",
-                "_INBOX_rerank",
-            ],
+            &["rerank", "rerank.v1.score", "rerank.v1.score.bge-m3", "_INBOX_rerank"],
             &[
                 "",
                 ".",
@@ -133,11 +120,7 @@ mod tests {
 
     #[test]
     fn service_names() {
-        all(
-            is_service_name,
-            &["rerank", "rerank-2_b"],
-            &["a b", "a.b", "ä"],
-        );
+        all(is_service_name, &["rerank", "rerank-2_b"], &["a b", "a.b", "ä"]);
     }
 
     #[test]
@@ -182,6 +165,7 @@ mod tests {
                 "https:///x",
                 "https://a b",
                 "https://hub/?q=1",
+                "https://u:p@hub",
             ],
         );
     }
@@ -218,12 +202,7 @@ mod tests {
         all(
             is_open_and_remote,
             &["nats://db:4222", "10.0.0.7", "nats://[2001:db8::1]:4222"],
-            &[
-                "nats://127.0.0.1:4222",
-                "localhost",
-                "nats://[::1]:4222",
-                "tls://db",
-            ],
+            &["nats://127.0.0.1:4222", "localhost", "nats://[::1]:4222", "tls://db"],
         );
     }
 }

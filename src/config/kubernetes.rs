@@ -4,12 +4,9 @@
 /// Whether a variable, without its `RERANK_`, is such a one.
 pub fn is_service_link(rest: &str, value: &str) -> bool {
     let tokens: Vec<&str> = rest.split('_').collect();
-    let has_pair =
-        |first: &str, second: &str| tokens.windows(2).any(|pair| pair == [first, second]);
+    let has_pair = |first: &str, second: &str| tokens.windows(2).any(|pair| pair == [first, second]);
     let is_port_of_protocol = tokens.windows(3).any(|three| {
-        three[0] == "PORT"
-            && three[1].parse::<u16>().is_ok()
-            && matches!(three[2], "TCP" | "UDP" | "SCTP")
+        three[0] == "PORT" && three[1].parse::<u16>().is_ok() && matches!(three[2], "TCP" | "UDP" | "SCTP")
     });
     has_pair("SERVICE", "HOST")
         || has_pair("SERVICE", "PORT")

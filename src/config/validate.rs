@@ -7,8 +7,8 @@ use super::forms;
 use super::problem::Problem;
 use super::raw::{Batch, Limits, Log, Model, Nats, Queue, Raw};
 use super::settings::{
-    BatchConfig, Config, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig,
-    RuntimeConfig, ServerUrl, ShutdownConfig, TokenizeConfig,
+    BatchConfig, Config, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig, RuntimeConfig, ServerUrl,
+    ShutdownConfig, TokenizeConfig,
 };
 use super::{Device, LogFormat, Precision, Secret, UnknownChoice};
 

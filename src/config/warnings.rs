@@ -26,9 +26,7 @@ impl Config {
                 (login || forms::has_user(url.expose()))
                     && !nats.tls_required
                     && forms::is_open_and_remote(url.expose()),
-                format!(
-                    "a password or token goes to {url} without TLS: use tls:// or nats.tls_required = true"
-                ),
+                format!("a password or token goes to {url} without TLS: use tls:// or nats.tls_required = true"),
             );
         }
         let (grace, default) = (self.shutdown.grace, self.limits.default_timeout);

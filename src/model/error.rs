@@ -126,6 +126,22 @@ pub enum ModelError {
         /// Why it did not come.
         failure: HubFailure,
     },
+
+    /// A device that was asked for by name is not there.
+    #[error("device `{device}` cannot be used: {reason}")]
+    Device {
+        /// As the setting names it.
+        device: String,
+        /// What is missing, and what to check.
+        reason: String,
+    },
+
+    /// The tensor library failed while the model was loaded or warmed up.
+    #[error("the model cannot be brought onto its device: {reason}")]
+    Engine {
+        /// The library's words.
+        reason: String,
+    },
 }
 
 /// Why the hub did not give a file.
@@ -212,9 +228,14 @@ impl HubFailure {
 }
 
 impl ModelError {
-    /// Whether loading the same model again, unchanged, may succeed: only the network's moods are such.
+    /// Whether loading the same model again, unchanged, may succeed: the network's moods are such, and a device whose
+    /// memory somebody else holds for now.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, ModelError::Hub { failure, .. } if failure.is_retryable())
+        match self {
+            ModelError::Hub { failure, .. } => failure.is_retryable(),
+            ModelError::Engine { .. } => true,
+            _ => false,
+        }
     }
 
     pub(crate) fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {

@@ -7,9 +7,9 @@
 //! | [`spec`] | config.json → [`ModelSpec`]: what the engine must know |
 //! | [`weights`] | safetensors files → named tensors, mapped and not copied |
 //! | [`tokenizer`] | a query and a document → token ids |
-//!
-//! Nothing here computes a score, and nothing here names libtorch: that is the engine's part.
+//! | [`engine`] | token ids → logits, on a device; the only place that names `tch` |
 
+pub mod engine;
 pub mod error;
 pub mod files;
 pub mod hub;

@@ -37,10 +37,7 @@ impl Encoding {
         let is = |name: &str| essence.eq_ignore_ascii_case(name);
         if is("application/json") {
             Ok(Encoding::Json)
-        } else if is("application/msgpack")
-            || is("application/x-msgpack")
-            || is("application/vnd.msgpack")
-        {
+        } else if is("application/msgpack") || is("application/x-msgpack") || is("application/vnd.msgpack") {
             Ok(Encoding::MsgPack)
         } else {
             Err(Refusal::invalid(format!(
@@ -54,10 +51,7 @@ impl Encoding {
         if matches!(body.first(), Some(0x80..=0x8f | 0xde | 0xdf)) {
             return Ok(Encoding::MsgPack);
         }
-        match body
-            .iter()
-            .find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
-        {
+        match body.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) {
             // Whatever ASCII starts with is at best JSON: its decoder says what is wrong with it.
             Some(byte) if byte.is_ascii() => Ok(Encoding::Json),
             Some(_) => Err(Refusal::invalid(format!(

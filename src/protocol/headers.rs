@@ -120,11 +120,7 @@ fn until(value: &str, now: SystemTime) -> Result<Duration, Refusal> {
         ))
     })?;
     // A clock before 1970 is as good as one that stands at 1970.
-    let now_ms = now
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64()
-        * 1e3;
+    let now_ms = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3;
     Ok(budget_from_ms(deadline_ms - now_ms))
 }
 

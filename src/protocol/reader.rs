@@ -25,20 +25,12 @@ pub(super) trait Sink {
     const ELEMENTS: bool = false;
 
     /// Takes the value of a field, one of `FIELDS`. Each comes once at most.
-    fn field<'de, D: Deserializer<'de>>(
-        &mut self,
-        _name: &'static str,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn field<'de, D: Deserializer<'de>>(&mut self, _name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         value.skip()
     }
 
     /// Takes the next element of an array.
-    fn element<'de, D: Deserializer<'de>>(
-        &mut self,
-        _index: usize,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn element<'de, D: Deserializer<'de>>(&mut self, _index: usize, value: Value<'_, D>) -> Result<(), D::Error> {
         value.skip()
     }
 }
@@ -64,12 +56,8 @@ pub(super) fn read<S: Sink>(encoding: Encoding, body: &[u8], sink: &mut S) -> Re
 }
 
 fn read_json<S: Sink>(body: &[u8], reader: &Reader, sink: &mut S) -> Result<(), String> {
-    let text = std::str::from_utf8(body).map_err(|error| {
-        format!(
-            "not JSON: it is not UTF-8 from byte {} on",
-            error.valid_up_to()
-        )
-    })?;
+    let text = std::str::from_utf8(body)
+        .map_err(|error| format!("not JSON: it is not UTF-8 from byte {} on", error.valid_up_to()))?;
     let mut json = serde_json::Deserializer::from_str(text);
     let explain = |error: serde_json::Error| match error.classify() {
         // The parser's own messages are fixed sentences with a line and a column.
@@ -92,18 +80,15 @@ fn read_msgpack<S: Sink>(body: &[u8], reader: &Reader, sink: &mut S) -> Result<(
     use rmp_serde::decode::Error;
     let mut msgpack = rmp_serde::Deserializer::from_read_ref(body);
     msgpack.set_max_depth(DEPTH_MAX);
-    reader
-        .body(&mut msgpack)
-        .object(sink)
-        .map_err(|error| match error {
-            Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_) => {
-                "not valid MessagePack: it ends before a value is complete".to_owned()
-            }
-            Error::DepthLimitExceeded => {
-                format!("not valid MessagePack: it nests deeper than {DEPTH_MAX} levels")
-            }
-            _ => "not valid MessagePack".to_owned(),
-        })?;
+    reader.body(&mut msgpack).object(sink).map_err(|error| match error {
+        Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_) => {
+            "not valid MessagePack: it ends before a value is complete".to_owned()
+        }
+        Error::DepthLimitExceeded => {
+            format!("not valid MessagePack: it nests deeper than {DEPTH_MAX} levels")
+        }
+        _ => "not valid MessagePack".to_owned(),
+    })?;
     reader.at.set(Place::BODY);
     // Asking for a number reads one marker and goes no deeper: only at the end is there none to read.
     match u8::deserialize(&mut msgpack) {
@@ -218,11 +203,7 @@ pub(super) struct Value<'r, D> {
 
 impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
     /// The value, whatever it is; arrays and objects go into `sink` if it takes them.
-    pub(super) fn read<S: Sink>(
-        self,
-        sink: &mut S,
-        expected: &'static str,
-    ) -> Result<Found<'de>, D::Error> {
+    pub(super) fn read<S: Sink>(self, sink: &mut S, expected: &'static str) -> Result<Found<'de>, D::Error> {
         self.reader.at.set(self.place);
         self.deserializer.deserialize_any(Any {
             sink,
@@ -372,8 +353,7 @@ impl Complaint<'_> {
     /// A field of this object is missing.
     pub(super) fn missing<E: de::Error>(self, field: &'static str, expected: &str) -> E {
         let place = self.place.then(Step::Field(field));
-        self.reader
-            .refuse(format!("{place} is missing: expected {expected}"))
+        self.reader.refuse(format!("{place} is missing: expected {expected}"))
     }
 }
 
@@ -402,10 +382,9 @@ struct Any<'s, 'r, S> {
 
 impl<S> Any<'_, '_, S> {
     fn unexpected<T, E: de::Error>(&self, found: &str) -> Result<T, E> {
-        Err(self.reader.refuse(format!(
-            "{}: expected {}, found {found}",
-            self.place, self.expected
-        )))
+        Err(self
+            .reader
+            .refuse(format!("{}: expected {}, found {found}", self.place, self.expected)))
     }
 }
 
@@ -466,10 +445,7 @@ impl<'de, S: Sink> Visitor<'de> for Any<'_, '_, S> {
             return self.unexpected(Found::Array.name());
         }
         let Any {
-            sink,
-            place,
-            reader,
-            ..
+            sink, place, reader, ..
         } = self;
         let mut index = 0;
         loop {
@@ -495,10 +471,7 @@ impl<'de, S: Sink> Visitor<'de> for Any<'_, '_, S> {
             return self.unexpected(Found::Object.name());
         }
         let Any {
-            sink,
-            place,
-            reader,
-            ..
+            sink, place, reader, ..
         } = self;
         let mut seen = 0_u32;
         while let Some(known) = entries.next_key_seed(Key {

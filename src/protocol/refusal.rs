@@ -80,9 +80,7 @@ impl RefusalKind {
     /// The kind of this name; failing that (a kind that came later), the one that stands for this code.
     fn from_wire(name: Option<&str>, code: Option<u16>) -> Option<RefusalKind> {
         let by_name = name.and_then(|name| Self::ALL.into_iter().find(|kind| kind.name() == name));
-        by_name.or_else(|| {
-            code.and_then(|code| Self::ALL.into_iter().find(|kind| kind.code() == code))
-        })
+        by_name.or_else(|| code.and_then(|code| Self::ALL.into_iter().find(|kind| kind.code() == code)))
     }
 }
 
@@ -160,13 +158,7 @@ impl Refusal {
     pub fn header_value(&self) -> String {
         one_line(&self.message)
             .chars()
-            .map(|character| {
-                if matches!(character, ' '..='~') {
-                    character
-                } else {
-                    '?'
-                }
-            })
+            .map(|character| if matches!(character, ' '..='~') { character } else { '?' })
             .collect()
     }
 
@@ -180,9 +172,8 @@ impl Refusal {
         let error = sink
             .error
             .ok_or_else(|| DecodeError::new(reader::missing("error", "an object")))?;
-        let kind = RefusalKind::from_wire(error.kind.as_deref(), error.code).ok_or_else(|| {
-            DecodeError::new("`error`: neither `kind` nor `code` is a known one".to_owned())
-        })?;
+        let kind = RefusalKind::from_wire(error.kind.as_deref(), error.code)
+            .ok_or_else(|| DecodeError::new("`error`: neither `kind` nor `code` is a known one".to_owned()))?;
         Ok(Refusal::new(kind, error.message.unwrap_or_default()))
     }
 }
@@ -201,11 +192,7 @@ fn one_line(message: &str) -> Cow<'_, str> {
     };
     let mut line = String::with_capacity(MESSAGE_BYTES_MAX);
     for character in message.chars() {
-        let character = if character.is_control() {
-            ' '
-        } else {
-            character
-        };
+        let character = if character.is_control() { ' ' } else { character };
         if line.len() + character.len_utf8() > room {
             break;
         }
@@ -244,11 +231,7 @@ struct RefusalSink {
 impl Sink for RefusalSink {
     const FIELDS: &'static [&'static str] = &["error"];
 
-    fn field<'de, D: Deserializer<'de>>(
-        &mut self,
-        _: &'static str,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn field<'de, D: Deserializer<'de>>(&mut self, _: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         let mut error = ErrorSink::default();
         if value.object(&mut error)? {
             self.error = Some(error);
@@ -267,11 +250,7 @@ struct ErrorSink {
 impl Sink for ErrorSink {
     const FIELDS: &'static [&'static str] = &["code", "kind", "message"];
 
-    fn field<'de, D: Deserializer<'de>>(
-        &mut self,
-        name: &'static str,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         match name {
             "code" => self.code = value.count()?.and_then(|code| u16::try_from(code).ok()),
             "kind" => self.kind = value.text()?,

@@ -107,11 +107,7 @@ impl Reply {
     /// # Errors
     /// `internal` for a score that is not finite: such a one never leaves a worker.
     pub fn encode(&self, encoding: Encoding) -> Result<Vec<u8>, Refusal> {
-        if let Some(ranking) = self
-            .rankings
-            .iter()
-            .find(|ranking| !ranking.score.is_finite())
-        {
+        if let Some(ranking) = self.rankings.iter().find(|ranking| !ranking.score.is_finite()) {
             return Err(Refusal::internal(format!(
                 "the model gave document {} a score that is not a finite number",
                 ranking.index
@@ -131,9 +127,7 @@ impl Reply {
         let missing = |field, expected| move || DecodeError::new(reader::missing(field, expected));
         Ok(Reply {
             rankings: sink.rankings.ok_or_else(missing("rankings", "an array"))?,
-            top_k_applied: sink
-                .top_k_applied
-                .ok_or_else(missing("top_k_applied", "a boolean"))?,
+            top_k_applied: sink.top_k_applied.ok_or_else(missing("top_k_applied", "a boolean"))?,
             model: sink.model.ok_or_else(missing("model", "a string"))?,
             usage: sink.usage.0,
             timings_ms: sink.timings_ms.0,
@@ -195,14 +189,9 @@ struct ReplySink {
 }
 
 impl Sink for ReplySink {
-    const FIELDS: &'static [&'static str] =
-        &["rankings", "top_k_applied", "model", "usage", "timings_ms"];
+    const FIELDS: &'static [&'static str] = &["rankings", "top_k_applied", "model", "usage", "timings_ms"];
 
-    fn field<'de, D: Deserializer<'de>>(
-        &mut self,
-        name: &'static str,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         match name {
             "rankings" => {
                 let mut sink = RankingsSink::default();
@@ -223,11 +212,7 @@ struct RankingsSink(Vec<Ranking>);
 impl Sink for RankingsSink {
     const ELEMENTS: bool = true;
 
-    fn element<'de, D: Deserializer<'de>>(
-        &mut self,
-        _: usize,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn element<'de, D: Deserializer<'de>>(&mut self, _: usize, value: Value<'_, D>) -> Result<(), D::Error> {
         let complaint = value.complaint();
         let mut sink = RankingSink::default();
         if !value.object(&mut sink)? {
@@ -260,11 +245,7 @@ struct RankingSink {
 impl Sink for RankingSink {
     const FIELDS: &'static [&'static str] = &["index", "score", "id", "document"];
 
-    fn field<'de, D: Deserializer<'de>>(
-        &mut self,
-        name: &'static str,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         let complaint = value.complaint();
         match name {
             "index" => {
@@ -303,11 +284,7 @@ struct RankedDocumentSink(Option<String>);
 impl Sink for RankedDocumentSink {
     const FIELDS: &'static [&'static str] = &["text"];
 
-    fn field<'de, D: Deserializer<'de>>(
-        &mut self,
-        _: &'static str,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn field<'de, D: Deserializer<'de>>(&mut self, _: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         self.0 = value.text()?;
         Ok(())
     }
@@ -319,11 +296,7 @@ struct UsageSink(Usage);
 impl Sink for UsageSink {
     const FIELDS: &'static [&'static str] = &["pairs", "tokens", "truncated", "cached"];
 
-    fn field<'de, D: Deserializer<'de>>(
-        &mut self,
-        name: &'static str,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         let count = value.count()?.unwrap_or_default();
         match name {
             "pairs" => self.0.pairs = count,
@@ -341,15 +314,9 @@ struct TimingsSink(TimingsMs);
 impl Sink for TimingsSink {
     const FIELDS: &'static [&'static str] = &["queue", "tokenize", "infer", "total"];
 
-    fn field<'de, D: Deserializer<'de>>(
-        &mut self,
-        name: &'static str,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         let complaint = value.complaint();
-        let ms = value
-            .number("a number of milliseconds")?
-            .unwrap_or_default();
+        let ms = value.number("a number of milliseconds")?.unwrap_or_default();
         if !ms.is_finite() {
             return Err(complaint.because(format_args!("expected a finite number of milliseconds")));
         }

@@ -53,10 +53,7 @@ pub enum DocumentId {
 
 impl Request {
     /// A request with every option at its default.
-    pub fn new<D: Into<Document>>(
-        query: impl Into<String>,
-        documents: impl IntoIterator<Item = D>,
-    ) -> Self {
+    pub fn new<D: Into<Document>>(query: impl Into<String>, documents: impl IntoIterator<Item = D>) -> Self {
         Self {
             query: query.into(),
             documents: documents.into_iter().map(Into::into).collect(),
@@ -82,11 +79,7 @@ impl Request {
     ///
     /// # Errors
     /// As [`Request::decode`], and `too_large` for more documents, naming limit and number.
-    pub fn decode_within(
-        encoding: Encoding,
-        body: &[u8],
-        documents_max: usize,
-    ) -> Result<Request, Refusal> {
+    pub fn decode_within(encoding: Encoding, body: &[u8], documents_max: usize) -> Result<Request, Refusal> {
         let mut sink = RequestSink {
             documents_max,
             ..RequestSink::default()
@@ -212,11 +205,7 @@ impl Serialize for Document {
         }
         match &self.id {
             None => serializer.serialize_str(&self.text),
-            Some(id) => WithId {
-                text: &self.text,
-                id,
-            }
-            .serialize(serializer),
+            Some(id) => WithId { text: &self.text, id }.serialize(serializer),
         }
     }
 }
@@ -251,13 +240,12 @@ impl RequestSink {
         let query = self
             .query
             .ok_or_else(|| Refusal::invalid(reader::missing("query", "a string")))?;
-        let documents =
-            one_of("documents", self.documents, "texts", self.texts)?.ok_or_else(|| {
-                Refusal::invalid(reader::missing(
-                    "documents",
-                    "an array of strings or of objects with `text`",
-                ))
-            })?;
+        let documents = one_of("documents", self.documents, "texts", self.texts)?.ok_or_else(|| {
+            Refusal::invalid(reader::missing(
+                "documents",
+                "an array of strings or of objects with `text`",
+            ))
+        })?;
         if documents.count > self.documents_max {
             return Err(Refusal::too_large(format!(
                 "`documents`: {} documents, more than this worker's limit of {}",
@@ -278,12 +266,7 @@ impl RequestSink {
 }
 
 /// The value of a field that goes by two names.
-fn one_of<T>(
-    name: &str,
-    value: Option<T>,
-    alias: &str,
-    by_alias: Option<T>,
-) -> Result<Option<T>, Refusal> {
+fn one_of<T>(name: &str, value: Option<T>, alias: &str, by_alias: Option<T>) -> Result<Option<T>, Refusal> {
     match (value, by_alias) {
         (Some(_), Some(_)) => Err(Refusal::invalid(format!(
             "`{name}` and `{alias}` are two names of one field: expected one of them, found both"
@@ -306,20 +289,12 @@ impl Sink for RequestSink {
         "model",
     ];
 
-    fn field<'de, D: Deserializer<'de>>(
-        &mut self,
-        name: &'static str,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         match name {
             "query" => {
                 let complaint = value.complaint();
                 self.query = value.text()?;
-                if self
-                    .query
-                    .as_deref()
-                    .is_some_and(|query| query.trim().is_empty())
-                {
+                if self.query.as_deref().is_some_and(|query| query.trim().is_empty()) {
                     return Err(complaint.because(format_args!(
                         "expected something other than white space, found an empty or blank string"
                     )));
@@ -376,11 +351,7 @@ struct DocumentsSink {
 impl Sink for DocumentsSink {
     const ELEMENTS: bool = true;
 
-    fn element<'de, D: Deserializer<'de>>(
-        &mut self,
-        index: usize,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn element<'de, D: Deserializer<'de>>(&mut self, index: usize, value: Value<'_, D>) -> Result<(), D::Error> {
         const EXPECTED: &str = "a string or an object with `text`";
         self.count = index + 1;
         if self.count > self.documents_max {
@@ -394,10 +365,7 @@ impl Sink for DocumentsSink {
                 id: None,
             },
             Found::Object => match object.text {
-                Some(text) => Document {
-                    text,
-                    id: object.id,
-                },
+                Some(text) => Document { text, id: object.id },
                 None => return Err(complaint.missing("text", "a string")),
             },
             found => return Err(complaint.mismatch(EXPECTED, &found)),
@@ -416,11 +384,7 @@ struct DocumentSink {
 impl Sink for DocumentSink {
     const FIELDS: &'static [&'static str] = &["text", "id"];
 
-    fn field<'de, D: Deserializer<'de>>(
-        &mut self,
-        name: &'static str,
-        value: Value<'_, D>,
-    ) -> Result<(), D::Error> {
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         match name {
             "text" => self.text = value.text()?,
             _ => self.id = DocumentId::read(value)?,
@@ -430,9 +394,7 @@ impl Sink for DocumentSink {
 }
 
 impl DocumentId {
-    pub(super) fn read<'de, D: Deserializer<'de>>(
-        value: Value<'_, D>,
-    ) -> Result<Option<DocumentId>, D::Error> {
+    pub(super) fn read<'de, D: Deserializer<'de>>(value: Value<'_, D>) -> Result<Option<DocumentId>, D::Error> {
         const EXPECTED: &str = "a string or a 64-bit integer";
         let complaint = value.complaint();
         match value.read(&mut reader::Plain, EXPECTED)? {

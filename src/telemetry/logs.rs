@@ -26,10 +26,7 @@ pub enum LogError {
 /// # Errors
 /// See [`LogError`].
 pub fn init(config: &LogConfig) -> Result<(), LogError> {
-    let colour = colour(
-        io::stderr().is_terminal(),
-        std::env::var_os("NO_COLOR").as_deref(),
-    );
+    let colour = colour(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
     Ok(subscriber(config, colour, io::stderr)?.try_init()?)
 }
 
@@ -38,11 +35,7 @@ fn colour(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
-fn subscriber<W>(
-    config: &LogConfig,
-    colour: bool,
-    writer: W,
-) -> Result<Box<dyn Subscriber + Send + Sync>, LogError>
+fn subscriber<W>(config: &LogConfig, colour: bool, writer: W) -> Result<Box<dyn Subscriber + Send + Sync>, LogError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -54,13 +47,7 @@ where
         .log_internal_errors(false);
     Ok(match config.format {
         LogFormat::Text => Box::new(builder.compact().finish()),
-        LogFormat::Json => Box::new(
-            builder
-                .json()
-                .flatten_event(true)
-                .with_span_list(false)
-                .finish(),
-        ),
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
     })
 }
 
@@ -97,18 +84,13 @@ mod tests {
             let lines = lines.clone();
             move || lines.clone()
         };
-        let subscriber =
-            subscriber(&config, colour, writer).unwrap_or_else(|error| panic!("{error}"));
+        let subscriber = subscriber(&config, colour, writer).unwrap_or_else(|error| panic!("{error}"));
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: "nats_rerank::worker", pairs = 24, "a batch was scored");
             tracing::debug!(target: "nats_rerank::worker", "a detail");
             tracing::info!(target: "another", "not ours");
         });
-        let bytes = lines
-            .0
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner())
-            .clone();
+        let bytes = lines.0.lock().unwrap_or_else(|poison| poison.into_inner()).clone();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -130,15 +112,8 @@ mod tests {
     fn text_lines_follow_the_filter() {
         let text = logged(LogFormat::Text, "off,nats_rerank=debug", false);
         assert_eq!(text.lines().count(), 2, "{text}");
-        assert!(
-            text.contains("a batch was scored")
-                && text.contains("pairs=24")
-                && text.contains("a detail")
-        );
-        assert!(
-            !text.contains('\u{1b}'),
-            "no colour was asked for: {text:?}"
-        );
+        assert!(text.contains("a batch was scored") && text.contains("pairs=24") && text.contains("a detail"));
+        assert!(!text.contains('\u{1b}'), "no colour was asked for: {text:?}");
         assert!(logged(LogFormat::Text, "info", true).contains('\u{1b}'));
     }
 
@@ -148,10 +123,7 @@ mod tests {
             format: LogFormat::Text,
             level: "nats_rerank=loud".to_owned(),
         };
-        assert!(matches!(
-            subscriber(&config, false, io::sink),
-            Err(LogError::Level(_))
-        ));
+        assert!(matches!(subscriber(&config, false, io::sink), Err(LogError::Level(_))));
     }
 
     #[test]

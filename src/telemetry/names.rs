@@ -28,8 +28,9 @@ pub const BATCH_TOKENS: &str = "rerank_batch_tokens";
 /// Histogram, 0 to 1: share of a batch's token slots that are padding.
 pub const BATCH_PADDING_RATIO: &str = "rerank_batch_padding_ratio";
 
-/// Counter, seconds: time the model was computing. Its rate is the device's utilisation as the worker sees it.
-pub const ENGINE_BUSY_SECONDS_TOTAL: &str = "rerank_engine_busy_seconds_total";
+/// Counter, microseconds (the facade's counters are whole numbers, so seconds would lose every short batch): time the
+/// model was computing. A millionth of its rate is the device's utilisation as the worker sees it.
+pub const ENGINE_BUSY_MICROSECONDS_TOTAL: &str = "rerank_engine_busy_microseconds_total";
 
 /// Gauge, seconds: how long the served model took to load, warm-up included.
 pub const MODEL_LOAD_SECONDS: &str = "rerank_model_load_seconds";
@@ -69,7 +70,7 @@ pub const ALL: &[&str] = &[
     BATCH_PAIRS,
     BATCH_TOKENS,
     BATCH_PADDING_RATIO,
-    ENGINE_BUSY_SECONDS_TOTAL,
+    ENGINE_BUSY_MICROSECONDS_TOTAL,
     MODEL_LOAD_SECONDS,
     MODEL_LOADS_TOTAL,
     MESSAGES_WITHOUT_REPLY_TOTAL,
@@ -91,14 +92,10 @@ mod tests {
             assert!(!ALL[..place].contains(name), "{name} twice");
             assert!(name.starts_with("rerank_"), "{name}");
             assert!(
-                name.bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
                 "{name}"
             );
-            assert!(
-                !name.contains("_ms"),
-                "{name}: Prometheus counts in seconds"
-            );
+            assert!(!name.contains("_ms"), "{name}: Prometheus counts in seconds");
         }
     }
 

@@ -52,7 +52,12 @@ pub struct Share {
 impl Queue {
     /// An empty queue.
     pub fn new(limits: QueueLimits) -> Arc<Queue> {
-        Arc::new(Queue { limits, requests: AtomicUsize::new(0), pairs: AtomicUsize::new(0), bytes: AtomicUsize::new(0) })
+        Arc::new(Queue {
+            limits,
+            requests: AtomicUsize::new(0),
+            pairs: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+        })
     }
 
     /// Unanswered requests now.
@@ -62,7 +67,11 @@ impl Queue {
 
     /// Admits a request or refuses it; refused, it is answered and `None` comes back.
     pub fn admit(self: &Arc<Queue>, decoded: Decoded, now: Instant) -> Option<Admitted> {
-        let Decoded { mut ticket, request, bytes } = decoded;
+        let Decoded {
+            mut ticket,
+            request,
+            bytes,
+        } = decoded;
         if ticket.expired(now) {
             ticket.refuse_expired("before the worker took the request");
             return None;
@@ -80,13 +89,33 @@ impl Queue {
     }
 
     fn take(self: &Arc<Queue>, pairs: usize, bytes: usize) -> Result<Share, Refusal> {
-        let QueueLimits { requests_max, pairs_max, bytes_max } = self.limits;
+        let QueueLimits {
+            requests_max,
+            pairs_max,
+            bytes_max,
+        } = self.limits;
         // The share is made first and given back by its drop, so that a refusal halfway leaves nothing behind.
-        let share = Share { queue: self.clone(), pairs, bytes };
+        let share = Share {
+            queue: self.clone(),
+            pairs,
+            bytes,
+        };
         let taken = [
-            (self.requests.fetch_add(1, Ordering::AcqRel) + 1, requests_max, "requests"),
-            (self.pairs.fetch_add(pairs, Ordering::AcqRel) + pairs, pairs_max, "pairs"),
-            (self.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes, bytes_max, "bytes"),
+            (
+                self.requests.fetch_add(1, Ordering::AcqRel) + 1,
+                requests_max,
+                "requests",
+            ),
+            (
+                self.pairs.fetch_add(pairs, Ordering::AcqRel) + pairs,
+                pairs_max,
+                "pairs",
+            ),
+            (
+                self.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes,
+                bytes_max,
+                "bytes",
+            ),
         ];
         self.publish();
         for (now, max, unit) in taken {
@@ -121,7 +150,11 @@ mod tests {
     use super::*;
 
     fn queue() -> Arc<Queue> {
-        Queue::new(QueueLimits { requests_max: 2, pairs_max: 10, bytes_max: 100 })
+        Queue::new(QueueLimits {
+            requests_max: 2,
+            pairs_max: 10,
+            bytes_max: 100,
+        })
     }
 
     #[test]
@@ -131,9 +164,21 @@ mod tests {
         let refusal = queue.take(3, 10).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Overloaded);
         assert!(refusal.message.contains("queue.pairs_max is 10"), "{}", refusal.message);
-        assert!(queue.take(1, 91).unwrap_err().message.contains("queue.bytes_max is 100"));
+        assert!(
+            queue
+                .take(1, 91)
+                .unwrap_err()
+                .message
+                .contains("queue.bytes_max is 100")
+        );
         let _second = queue.take(2, 90).unwrap();
-        assert!(queue.take(0, 0).unwrap_err().message.contains("queue.requests_max is 2"));
+        assert!(
+            queue
+                .take(0, 0)
+                .unwrap_err()
+                .message
+                .contains("queue.requests_max is 2")
+        );
     }
 
     #[test]
@@ -144,6 +189,13 @@ mod tests {
             assert!(queue.take(1, 0).is_err());
             drop(share);
         }
-        assert_eq!((queue.requests(), queue.pairs.load(Ordering::Acquire), queue.bytes.load(Ordering::Acquire)), (0, 0, 0));
+        assert_eq!(
+            (
+                queue.requests(),
+                queue.pairs.load(Ordering::Acquire),
+                queue.bytes.load(Ordering::Acquire)
+            ),
+            (0, 0, 0)
+        );
     }
 }

@@ -87,7 +87,11 @@ pub struct Batcher {
 impl Batcher {
     /// An empty batcher.
     pub fn new(policy: BatchPolicy) -> Batcher {
-        Batcher { policy, waiting: BTreeMap::new(), tokens: 0 }
+        Batcher {
+            policy,
+            waiting: BTreeMap::new(),
+            tokens: 0,
+        }
     }
 
     /// Adds a job.
@@ -95,7 +99,15 @@ impl Batcher {
         debug_assert!(!job.lengths.is_empty());
         let tokens_left = job.lengths.iter().map(|&tokens| tokens as usize).sum();
         self.tokens += tokens_left;
-        self.waiting.insert((job.deadline, job.id), Waiting { job, pushed_at: now, taken: 0, tokens_left });
+        self.waiting.insert(
+            (job.deadline, job.id),
+            Waiting {
+                job,
+                pushed_at: now,
+                taken: 0,
+                tokens_left,
+            },
+        );
     }
 
     /// Tokens that wait.
@@ -145,12 +157,21 @@ impl Batcher {
             return Decision::Take(self.take());
         }
         // Proof of the default: the map is not empty.
-        let oldest = self.waiting.values().map(|waiting| waiting.pushed_at).min().unwrap_or(now);
+        let oldest = self
+            .waiting
+            .values()
+            .map(|waiting| waiting.pushed_at)
+            .min()
+            .unwrap_or(now);
         // A deadline that falls within the window closes the batch halfway to it: waiting longer would leave no time
         // to compute.
         let close_at = (oldest + self.policy.window).min(now + earliest.saturating_duration_since(now) / 2);
         let urgent = earliest.saturating_duration_since(now) <= self.policy.window;
-        if urgent || close_at <= now { Decision::Take(self.take()) } else { Decision::Wait(close_at) }
+        if urgent || close_at <= now {
+            Decision::Take(self.take())
+        } else {
+            Decision::Wait(close_at)
+        }
     }
 
     /// Pairs from the front, up to the token budget; at least one pair.
@@ -171,7 +192,11 @@ impl Batcher {
                 waiting.taken += 1;
             }
             if waiting.taken > start {
-                slices.push(Slice { job: waiting.job.id, pairs: start..waiting.taken, tokens });
+                slices.push(Slice {
+                    job: waiting.job.id,
+                    pairs: start..waiting.taken,
+                    tokens,
+                });
                 waiting.tokens_left -= tokens;
                 self.tokens -= tokens;
                 budget = budget.saturating_sub(tokens);

@@ -9,11 +9,18 @@ use super::*;
 const MS: Duration = Duration::from_millis(1);
 
 fn batcher(window_ms: u32, tokens_max: usize) -> Batcher {
-    Batcher::new(BatchPolicy { window: MS * window_ms, tokens_max })
+    Batcher::new(BatchPolicy {
+        window: MS * window_ms,
+        tokens_max,
+    })
 }
 
 fn job(id: JobId, deadline: Instant, lengths: &[u32]) -> Job {
-    Job { id, deadline, lengths: lengths.to_vec() }
+    Job {
+        id,
+        deadline,
+        lengths: lengths.to_vec(),
+    }
 }
 
 fn taken(decision: Decision) -> Vec<(JobId, Range<usize>)> {
@@ -41,8 +48,14 @@ fn a_busy_device_waits_for_company_no_longer_than_the_window() {
     batcher.push(job(1, now + MS * 1000, &[10]), now);
     assert_eq!(batcher.poll(now, DeviceState::Busy), Decision::Wait(now + MS * 50));
     batcher.push(job(2, now + MS * 900, &[10]), now + MS * 20);
-    assert_eq!(batcher.poll(now + MS * 20, DeviceState::Busy), Decision::Wait(now + MS * 50));
-    assert_eq!(taken(batcher.poll(now + MS * 50, DeviceState::Busy)), [(2, 0..1), (1, 0..1)]);
+    assert_eq!(
+        batcher.poll(now + MS * 20, DeviceState::Busy),
+        Decision::Wait(now + MS * 50)
+    );
+    assert_eq!(
+        taken(batcher.poll(now + MS * 50, DeviceState::Busy)),
+        [(2, 0..1), (1, 0..1)]
+    );
 }
 
 #[test]
@@ -116,7 +129,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (1u32..200, prop::collection::vec(1u32..60, 1..12)).prop_map(|(budget_ms, lengths)| Step::Push { budget_ms, lengths }),
+        (1u32..200, prop::collection::vec(1u32..60, 1..12))
+            .prop_map(|(budget_ms, lengths)| Step::Push { budget_ms, lengths }),
         (0u32..40).prop_map(|ms| Step::Pass { ms }),
         prop_oneof![Just(DeviceState::Idle), Just(DeviceState::Busy)].prop_map(|device| Step::Poll { device }),
     ]

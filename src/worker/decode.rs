@@ -50,7 +50,13 @@ pub struct RequestLimits {
 
 /// Decodes and checks a message; refused, it is answered and `None` comes back.
 pub fn decode(incoming: Incoming, place: Place, limits: &RequestLimits) -> Option<Decoded> {
-    let Incoming { reply_to, headers, body, received_at, received_at_unix } = incoming;
+    let Incoming {
+        reply_to,
+        headers,
+        body,
+        received_at,
+        received_at_unix,
+    } = incoming;
     let mut ticket = Ticket::new(place, reply_to, Encoding::Json, received_at, limits.default_timeout);
     let outcome = Encoding::detect(headers.content_type.as_deref(), &body).and_then(|encoding| {
         ticket.set_encoding(encoding);
@@ -63,7 +69,11 @@ pub fn decode(incoming: Incoming, place: Place, limits: &RequestLimits) -> Optio
         Ok(request)
     });
     match outcome {
-        Ok(request) => Some(Decoded { ticket, request, bytes: body.len() }),
+        Ok(request) => Some(Decoded {
+            ticket,
+            request,
+            bytes: body.len(),
+        }),
         Err(refusal) => {
             ticket.refuse(refusal);
             None
@@ -77,7 +87,10 @@ fn check(request: &Request, limits: &RequestLimits) -> Result<(), Refusal> {
     {
         return Err(Refusal::new(
             RefusalKind::UnknownModel,
-            format!("`model` is not served here; this worker serves {}", limits.model_names.join(", ")),
+            format!(
+                "`model` is not served here; this worker serves {}",
+                limits.model_names.join(", ")
+            ),
         ));
     }
     let too_large = |field: String, unit: &str, limit: (&str, usize), value: usize| {
@@ -88,10 +101,20 @@ fn check(request: &Request, limits: &RequestLimits) -> Result<(), Refusal> {
     };
     let count = request.documents.len();
     if count > limits.documents_max {
-        return too_large("documents".to_owned(), "entries", ("documents_max", limits.documents_max), count);
+        return too_large(
+            "documents".to_owned(),
+            "entries",
+            ("documents_max", limits.documents_max),
+            count,
+        );
     }
     if request.query.len() > limits.query_bytes_max {
-        return too_large("query".to_owned(), "bytes", ("query_bytes_max", limits.query_bytes_max), request.query.len());
+        return too_large(
+            "query".to_owned(),
+            "bytes",
+            ("query_bytes_max", limits.query_bytes_max),
+            request.query.len(),
+        );
     }
     for (index, document) in request.documents.iter().enumerate() {
         let bytes = document.text.len();

@@ -65,7 +65,10 @@ struct Part {
 impl Batch {
     /// The pairs, in the order in which [`Gatherer::finish`] expects their logits.
     pub fn pairs(&self) -> Vec<&PairTokens> {
-        self.parts.iter().flat_map(|part| &part.pairs[part.range.clone()]).collect()
+        self.parts
+            .iter()
+            .flat_map(|part| &part.pairs[part.range.clone()])
+            .collect()
     }
 }
 
@@ -101,7 +104,12 @@ impl Gatherer {
     /// An empty one.
     pub fn new(policy: BatchPolicy) -> Arc<Gatherer> {
         Arc::new(Gatherer {
-            state: Mutex::new(State { batcher: Batcher::new(policy), jobs: HashMap::new(), next_id: 0, closed: None }),
+            state: Mutex::new(State {
+                batcher: Batcher::new(policy),
+                jobs: HashMap::new(),
+                next_id: 0,
+                closed: None,
+            }),
             work: Condvar::new(),
             deadlines: Notify::new(),
         })
@@ -115,7 +123,13 @@ impl Gatherer {
     /// Takes a tokenized request in; its pairs must not be empty. After [`Gatherer::close`] it is refused.
     pub fn push(&self, tokenized: Tokenized) {
         let now = Instant::now();
-        let Tokenized { ticket, request, pairs, waited, tokenize } = tokenized;
+        let Tokenized {
+            ticket,
+            request,
+            pairs,
+            waited,
+            tokenize,
+        } = tokenized;
         let deadline = ticket.deadline();
         let lengths: Vec<u32> = pairs.iter().map(|pair| pair.ids.len() as u32).collect();
         let cost = Cost {
@@ -170,16 +184,28 @@ impl Gatherer {
                 }
                 Decision::Wait(until) => {
                     let pause = until.saturating_duration_since(now);
-                    state = self.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
+                    state = self
+                        .work
+                        .wait_timeout(state, pause)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0;
                 }
                 Decision::Take(slices) => {
-                    let mut batch = Batch { parts: Vec::with_capacity(slices.len()), tokens: 0, started_at: now };
+                    let mut batch = Batch {
+                        parts: Vec::with_capacity(slices.len()),
+                        tokens: 0,
+                        started_at: now,
+                    };
                     for slice in slices {
                         // Every job the batcher knows is in the book: both are changed under one lock.
                         if let Some(job) = state.jobs.get_mut(&slice.job) {
                             job.first_batch_at.get_or_insert(now);
                             batch.tokens += slice.tokens;
-                            batch.parts.push(Part { job: slice.job, range: slice.pairs, pairs: job.pairs.clone() });
+                            batch.parts.push(Part {
+                                job: slice.job,
+                                range: slice.pairs,
+                                pairs: job.pairs.clone(),
+                            });
                         }
                     }
                     return Some(batch);
@@ -197,9 +223,17 @@ impl Gatherer {
         let logits = match outcome {
             Ok(logits) => logits,
             Err(error) => {
-                let kind = if matches!(error, EngineError::Fatal(_)) { RefusalKind::Unavailable } else { RefusalKind::Internal };
+                let kind = if matches!(error, EngineError::Fatal(_)) {
+                    RefusalKind::Unavailable
+                } else {
+                    RefusalKind::Internal
+                };
                 for part in &batch.parts {
-                    fail(&mut state, part.job, Refusal::new(kind, "the model failed on this batch"));
+                    fail(
+                        &mut state,
+                        part.job,
+                        Refusal::new(kind, "the model failed on this batch"),
+                    );
                 }
                 return done;
             }
@@ -209,11 +243,20 @@ impl Gatherer {
             let (logits, behind) = rest.split_at(part.range.len().min(rest.len()));
             rest = behind;
             if logits.iter().any(|logit| !logit.is_finite()) || logits.len() < part.range.len() {
-                fail(&mut state, part.job, Refusal::new(RefusalKind::Internal, "the model gave a score that is not a finite number"));
+                fail(
+                    &mut state,
+                    part.job,
+                    Refusal::new(
+                        RefusalKind::Internal,
+                        "the model gave a score that is not a finite number",
+                    ),
+                );
                 continue;
             }
             // A job that expired or failed meanwhile has left the book: its logits are discarded.
-            let Some(job) = state.jobs.get_mut(&part.job) else { continue };
+            let Some(job) = state.jobs.get_mut(&part.job) else {
+                continue;
+            };
             job.logits[part.range.clone()].copy_from_slice(logits);
             job.missing -= part.range.len();
             if job.missing == 0
@@ -223,7 +266,12 @@ impl Gatherer {
                 let mut cost = job.cost;
                 cost.queue += first.saturating_duration_since(job.pushed_at);
                 cost.infer = now.saturating_duration_since(first);
-                done.push(Scored { ticket: job.ticket, request: job.request, logits: job.logits, cost });
+                done.push(Scored {
+                    ticket: job.ticket,
+                    request: job.request,
+                    logits: job.logits,
+                    cost,
+                });
             }
         }
         done
@@ -234,7 +282,11 @@ impl Gatherer {
         let jobs = {
             let mut state = self.lock();
             let refusal = state.closed.get_or_insert(refusal).clone();
-            let ids: Vec<(JobId, Instant)> = state.jobs.iter().map(|(&id, job)| (id, job.ticket.deadline())).collect();
+            let ids: Vec<(JobId, Instant)> = state
+                .jobs
+                .iter()
+                .map(|(&id, job)| (id, job.ticket.deadline()))
+                .collect();
             for (id, deadline) in ids {
                 state.batcher.remove(id, deadline);
             }

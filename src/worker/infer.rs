@@ -71,21 +71,39 @@ impl EngineThread {
                 metrics::gauge!(names::MODEL_LOAD_SECONDS).set(started.elapsed().as_secs_f64());
                 let info = engine.info().clone();
                 let gatherer = gatherer_for(&info);
-                if loaded_sender.send(Ok((info.clone(), tokenizer, gatherer.clone()))).is_err() {
+                if loaded_sender
+                    .send(Ok((info.clone(), tokenizer, gatherer.clone())))
+                    .is_err()
+                {
                     return; // the worker gave up meanwhile
                 }
                 let served = catch_unwind(AssertUnwindSafe(|| serve(engine.as_mut(), &gatherer, &info, score)));
                 let reason = served.unwrap_or_else(|_| Some("the engine thread panicked".to_owned()));
                 if reason.is_some() {
-                    gatherer.close(Refusal::new(RefusalKind::Unavailable, "the model of this worker has failed"));
+                    gatherer.close(Refusal::new(
+                        RefusalKind::Unavailable,
+                        "the model of this worker has failed",
+                    ));
                 }
                 let _ = ended_sender.send(reason);
             })
-            .map_err(|error| ModelError::Engine { reason: format!("no thread for the engine: {error}") })?;
+            .map_err(|error| ModelError::Engine {
+                reason: format!("no thread for the engine: {error}"),
+            })?;
         match loaded.await {
-            Ok(Ok((info, tokenizer, gatherer))) => Ok((EngineThread { info, tokenizer, ended, thread }, gatherer)),
+            Ok(Ok((info, tokenizer, gatherer))) => Ok((
+                EngineThread {
+                    info,
+                    tokenizer,
+                    ended,
+                    thread,
+                },
+                gatherer,
+            )),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(ModelError::Engine { reason: "loading panicked".to_owned() }),
+            Err(_) => Err(ModelError::Engine {
+                reason: "loading panicked".to_owned(),
+            }),
         }
     }
 
@@ -110,7 +128,12 @@ fn serve(
         metrics::counter!(names::ENGINE_BUSY_MICROSECONDS_TOTAL).increment(busy.as_micros() as u64);
         metrics::histogram!(names::BATCH_PAIRS).record(pairs.len() as f64);
         metrics::histogram!(names::BATCH_TOKENS).record(batch.tokens as f64);
-        tracing::debug!(pairs = pairs.len(), tokens = batch.tokens, busy_us = busy.as_micros() as u64, "batch");
+        tracing::debug!(
+            pairs = pairs.len(),
+            tokens = batch.tokens,
+            busy_us = busy.as_micros() as u64,
+            "batch"
+        );
         drop(pairs);
         let fatal = match &outcome {
             Err(error @ EngineError::Fatal(_)) => Some(error.to_string()),

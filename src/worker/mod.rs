@@ -24,7 +24,6 @@ pub use decode::RequestLimits;
 pub use infer::{Loaded, model_loads};
 pub use rank::rank;
 
-
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -37,6 +36,9 @@ use gather::{Gatherer, Scored};
 use infer::EngineThread;
 use ticket::Outbox;
 use tokenize::{Tokenized, TokenizerPool};
+
+/// Commands that may wait for the connection before publishing waits too (and gives up, see `reply`).
+const CLIENT_CAPACITY: usize = 2048;
 
 /// What a worker needs to know, validated.
 #[derive(Clone, Debug)]
@@ -99,7 +101,11 @@ pub async fn run(
     load: impl FnOnce() -> Result<Loaded, ModelError> + Send + 'static,
     stop: watch::Receiver<bool>,
 ) -> Result<(), WorkerError> {
-    let WorkerSettings { window, batch_tokens_max, .. } = settings;
+    let WorkerSettings {
+        window,
+        batch_tokens_max,
+        ..
+    } = settings;
     let (mut engine, gatherer) = EngineThread::start(
         load,
         move |info| {
@@ -111,14 +117,12 @@ pub async fn run(
     .await?;
 
     let worker_id = nuid::next().to_string();
-    let client = nats::connect_with_retries(
-        &settings.connection,
-        settings.connect_retries_max,
-        settings.subscription_capacity,
-        on_event,
-        stop.clone(),
-    )
-    .await?;
+    let plan = nats::ConnectPlan {
+        retries_max: settings.connect_retries_max,
+        subscription_capacity: settings.subscription_capacity,
+        client_capacity: CLIENT_CAPACITY,
+    };
+    let client = nats::connect(&settings.connection, plan, receive::on_event).await?;
 
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
@@ -130,25 +134,39 @@ pub async fn run(
 
     let queue = admit::Queue::new(settings.queue);
     let mut limits = settings.limits.clone();
-    limits.model_names = std::iter::once(engine.info.model_id.clone()).chain(settings.aliases.iter().cloned()).collect();
+    limits.model_names = std::iter::once(engine.info.model_id.clone())
+        .chain(settings.aliases.iter().cloned())
+        .collect();
     let pool = {
         let (gatherer, info) = (gatherer.clone(), engine.info.clone());
-        TokenizerPool::new(engine.tokenizer.clone(), settings.tokenize_threads, move |tokenized: Tokenized| {
-            if tokenized.pairs.is_empty() { answer_empty(tokenized, &info) } else { gatherer.push(tokenized) }
-        })
+        TokenizerPool::new(
+            engine.tokenizer.clone(),
+            settings.tokenize_threads,
+            move |tokenized: Tokenized| {
+                if tokenized.pairs.is_empty() {
+                    answer_empty(tokenized, &info)
+                } else {
+                    gatherer.push(tokenized)
+                }
+            },
+        )
         .map_err(|error| WorkerError::Threads(error.to_string()))?
     };
     let take = {
         let queue = queue.clone();
         move |incoming, place| {
-            let admitted = decode::decode(incoming, place, &limits).and_then(|decoded| queue.admit(decoded, Instant::now()));
+            let admitted =
+                decode::decode(incoming, place, &limits).and_then(|decoded| queue.admit(decoded, Instant::now()));
             if let Some(admitted) = admitted {
                 pool.submit(admitted);
             }
         }
     };
 
-    let membership = receive::Membership { subject: settings.subject.clone(), queue_group: settings.queue_group.clone() };
+    let membership = receive::Membership {
+        subject: settings.subject.clone(),
+        queue_group: settings.queue_group.clone(),
+    };
     let joined = || {
         tracing::info!(
             worker = worker_id,
@@ -163,7 +181,9 @@ pub async fn run(
     let mut stopping = stop.clone();
     let served = async {
         if settings.enabled {
-            receive::receive(&client, &membership, &outbox, stop, joined, take).await.map_err(WorkerError::Subscription)
+            receive::receive(&client, &membership, &outbox, stop, joined, take)
+                .await
+                .map_err(WorkerError::Subscription)
         } else {
             tracing::warn!("switched off by `enabled`: connected, but out of the queue group");
             let _ = stopping.wait_for(|&stop| stop).await;
@@ -181,7 +201,10 @@ pub async fn run(
 
     // What was taken is finished, within the grace.
     let until = Instant::now() + settings.grace;
-    tracing::info!(requests = queue.requests(), "left the queue group: finishing what was taken");
+    tracing::info!(
+        requests = queue.requests(),
+        "left the queue group: finishing what was taken"
+    );
     while queue.requests() > 0 && Instant::now() < until && outcome.is_ok() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -192,7 +215,10 @@ pub async fn run(
     if tokio::time::timeout(Duration::from_secs(5), publisher).await.is_err() {
         tracing::error!("some answers could not be sent before the end");
     }
-    if tokio::time::timeout(Duration::from_secs(5), client.flush()).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(5), client.flush())
+        .await
+        .is_err()
+    {
         tracing::error!("the last answers may not have left: NATS did not take them in time");
     }
     // The engine thread may be within a long batch whose callers have been refused: it is left behind, since the
@@ -206,15 +232,30 @@ pub async fn run(
 
 /// From logits to the reply; on the engine thread, since it takes microseconds.
 fn answer(scored: Scored, info: &EngineInfo) {
-    let Scored { ticket, request, logits, cost } = scored;
+    let Scored {
+        ticket,
+        request,
+        logits,
+        cost,
+    } = scored;
     let pairs = logits.len();
     let rankings = rank(request, &logits, info.activation);
     ticket.answer(Reply {
         top_k_applied: rankings.len() < pairs,
         rankings,
         model: info.model_id.clone(),
-        usage: Usage { pairs: pairs as u64, tokens: cost.tokens, truncated: cost.truncated, cached: 0 },
-        timings_ms: TimingsMs { queue: ms(cost.queue), tokenize: ms(cost.tokenize), infer: ms(cost.infer), total: 0.0 },
+        usage: Usage {
+            pairs: pairs as u64,
+            tokens: cost.tokens,
+            truncated: cost.truncated,
+            cached: 0,
+        },
+        timings_ms: TimingsMs {
+            queue: ms(cost.queue),
+            tokenize: ms(cost.tokenize),
+            infer: ms(cost.infer),
+            total: 0.0,
+        },
     });
 }
 
@@ -225,27 +266,15 @@ fn answer_empty(tokenized: Tokenized, info: &EngineInfo) {
         top_k_applied: false,
         model: info.model_id.clone(),
         usage: Usage::default(),
-        timings_ms: TimingsMs { queue: ms(tokenized.waited), tokenize: ms(tokenized.tokenize), infer: 0.0, total: 0.0 },
+        timings_ms: TimingsMs {
+            queue: ms(tokenized.waited),
+            tokenize: ms(tokenized.tokenize),
+            infer: 0.0,
+            total: 0.0,
+        },
     });
 }
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-fn on_event(event: nats::ConnectionEvent) {
-    use crate::telemetry::names;
-    match event {
-        nats::ConnectionEvent::Connected => tracing::info!("connected to NATS"),
-        nats::ConnectionEvent::Disconnected => {
-            metrics::counter!(names::NATS_RECONNECTS_TOTAL).increment(1);
-            tracing::warn!("the connection to NATS is lost: reconnecting");
-        }
-        nats::ConnectionEvent::SlowConsumer => {
-            metrics::counter!(names::NATS_SLOW_CONSUMER_TOTAL).increment(1);
-            tracing::warn!("messages were dropped: this worker could not read them fast enough");
-        }
-        nats::ConnectionEvent::Error(text) => tracing::error!(error = text, "NATS reported an error"),
-        nats::ConnectionEvent::Other(text) => tracing::info!(event = text, "NATS"),
-    }
 }

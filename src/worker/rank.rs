@@ -22,9 +22,15 @@ pub fn rank(request: Request, logits: &[f32], activation: ScoreActivation) -> Ve
             let (text, id) = document.map_or((None, None), |document| (Some(document.text), document.id));
             Ranking {
                 index,
-                score: if request.raw_scores { logits[index] } else { activation.apply(logits[index]) },
+                score: if request.raw_scores {
+                    logits[index]
+                } else {
+                    activation.apply(logits[index])
+                },
                 id,
-                document: text.filter(|_| request.return_documents).map(|text| RankedDocument { text }),
+                document: text
+                    .filter(|_| request.return_documents)
+                    .map(|text| RankedDocument { text }),
             }
         })
         .collect()
@@ -41,13 +47,21 @@ mod tests {
 
     #[test]
     fn best_first_and_ties_in_ann_order() {
-        let rankings = rank(request(r#"{"query":"q","documents":["a","b","c","d"]}"#), &[1.0, 2.0, 1.0, 2.0], ScoreActivation::Identity);
+        let rankings = rank(
+            request(r#"{"query":"q","documents":["a","b","c","d"]}"#),
+            &[1.0, 2.0, 1.0, 2.0],
+            ScoreActivation::Identity,
+        );
         assert_eq!(rankings.iter().map(|r| r.index).collect::<Vec<_>>(), [1, 3, 0, 2]);
     }
 
     #[test]
     fn saturated_scores_keep_the_order_of_their_logits() {
-        let rankings = rank(request(r#"{"query":"q","documents":["a","b"]}"#), &[40.0, 50.0], ScoreActivation::Sigmoid);
+        let rankings = rank(
+            request(r#"{"query":"q","documents":["a","b"]}"#),
+            &[40.0, 50.0],
+            ScoreActivation::Sigmoid,
+        );
         assert_eq!(rankings.iter().map(|r| r.index).collect::<Vec<_>>(), [1, 0]);
         assert_eq!(rankings[0].score, rankings[1].score);
     }
@@ -55,7 +69,9 @@ mod tests {
     #[test]
     fn top_k_ids_and_documents() {
         let rankings = rank(
-            request(r#"{"query":"q","documents":[{"text":"a","id":7},{"text":"b","id":"x"},"c"],"top_k":2,"return_documents":true,"raw_scores":true}"#),
+            request(
+                r#"{"query":"q","documents":[{"text":"a","id":7},{"text":"b","id":"x"},"c"],"top_k":2,"return_documents":true,"raw_scores":true}"#,
+            ),
             &[0.5, 3.0, 1.0],
             ScoreActivation::Sigmoid,
         );
@@ -67,6 +83,13 @@ mod tests {
 
     #[test]
     fn nothing_to_rank() {
-        assert!(rank(request(r#"{"query":"q","documents":[]}"#), &[], ScoreActivation::Identity).is_empty());
+        assert!(
+            rank(
+                request(r#"{"query":"q","documents":[]}"#),
+                &[],
+                ScoreActivation::Identity
+            )
+            .is_empty()
+        );
     }
 }

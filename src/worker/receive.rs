@@ -41,7 +41,10 @@ pub(super) async fn receive(
         .await
         .map_err(|error| format!("cannot subscribe to {subject}: {error}"))?;
     // A round trip: from here on the server routes to this worker.
-    client.flush().await.map_err(|error| format!("cannot subscribe to {subject}: {error}"))?;
+    client
+        .flush()
+        .await
+        .map_err(|error| format!("cannot subscribe to {subject}: {error}"))?;
     metrics::gauge!(names::GROUP_MEMBER).set(1.0);
     joined();
     let mut received: u64 = 0;
@@ -84,11 +87,43 @@ async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &impl Fn(I
         tracing::debug!("a message without a reply subject was dropped");
         return true;
     };
-    let Some(place) = outbox.place().await else { return false };
+    let Some(place) = outbox.place().await else {
+        return false;
+    };
     let headers = message.headers.as_ref().map_or_else(RequestHeaders::default, |map| {
-        let pairs = map.iter().flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())));
+        let pairs = map
+            .iter()
+            .flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())));
         RequestHeaders::from_pairs(pairs)
     });
-    take(Incoming { reply_to: reply_to.to_string(), headers, body: message.payload, received_at, received_at_unix }, place);
+    take(
+        Incoming {
+            reply_to: reply_to.to_string(),
+            headers,
+            body: message.payload,
+            received_at,
+            received_at_unix,
+        },
+        place,
+    );
     true
+}
+
+/// What the connection tells of itself.
+pub(super) fn on_event(event: async_nats::Event) {
+    use async_nats::Event;
+    match event {
+        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Disconnected => {
+            metrics::counter!(names::NATS_RECONNECTS_TOTAL).increment(1);
+            tracing::warn!("the connection to NATS is lost: reconnecting");
+        }
+        Event::SlowConsumer(_) => {
+            metrics::counter!(names::NATS_SLOW_CONSUMER_TOTAL).increment(1);
+            tracing::warn!("messages were dropped: this worker could not read them fast enough");
+        }
+        Event::ServerError(error) => tracing::error!(%error, "the NATS server reports an error"),
+        Event::ClientError(error) => tracing::error!(%error, "the NATS client reports an error"),
+        event => tracing::info!(%event, "NATS"),
+    }
 }

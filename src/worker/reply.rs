@@ -21,7 +21,14 @@ pub(super) async fn publish_answers(client: async_nats::Client, worker_id: Strin
         let kind_of_outcome = outcome(&outgoing.answer);
         let body_max = client.server_info().max_payload.saturating_sub(OVERHEAD_BYTES);
         let (encoding, received_at) = (outgoing.encoding, outgoing.received_at);
-        let (header_map, body) = encode(outgoing.answer, encoding, received_at, outgoing.deadline, body_max, &worker_id);
+        let (header_map, body) = encode(
+            outgoing.answer,
+            encoding,
+            received_at,
+            outgoing.deadline,
+            body_max,
+            &worker_id,
+        );
         let published = tokio::time::timeout(
             PUBLISH_TIMEOUT,
             client.publish_with_headers(outgoing.reply_to, header_map, body.into()),
@@ -30,7 +37,10 @@ pub(super) async fn publish_answers(client: async_nats::Client, worker_id: Strin
         let dropped = match published {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(("publish_failed", error.to_string())),
-            Err(_) => Some(("buffer_full", format!("no room in the connection's buffer for {PUBLISH_TIMEOUT:?}"))),
+            Err(_) => Some((
+                "buffer_full",
+                format!("no room in the connection's buffer for {PUBLISH_TIMEOUT:?}"),
+            )),
         };
         match dropped {
             None => metrics::counter!(names::REQUESTS_TOTAL, "outcome" => kind_of_outcome).increment(1),
@@ -39,7 +49,8 @@ pub(super) async fn publish_answers(client: async_nats::Client, worker_id: Strin
                 tracing::warn!(reason, error, "an answer could not be sent");
             }
         }
-        metrics::histogram!(names::REQUEST_STAGE_SECONDS, "stage" => "total").record(received_at.elapsed().as_secs_f64());
+        metrics::histogram!(names::REQUEST_STAGE_SECONDS, "stage" => "total")
+            .record(received_at.elapsed().as_secs_f64());
         drop(share);
     }
 }
@@ -65,7 +76,10 @@ fn encode(
             let budget = deadline - received_at;
             Refusal::new(
                 RefusalKind::DeadlineExceeded,
-                format!("the budget of {} ms ran out while the scores were computed", budget.as_millis()),
+                format!(
+                    "the budget of {} ms ran out while the scores were computed",
+                    budget.as_millis()
+                ),
             )
         }
         Answer::Scored(reply) => match encode_reply(reply, encoding, received_at, now, body_max) {

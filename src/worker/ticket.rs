@@ -70,9 +70,24 @@ pub struct Ticket {
 impl Ticket {
     /// A ticket for a request that was just received. Its deadline is a first guess until the request is decoded.
     pub fn new(place: Place, reply_to: String, encoding: Encoding, received_at: Instant, budget: Duration) -> Ticket {
-        let answer = Answer::Refused(Refusal::new(RefusalKind::Internal, "the request was lost inside the worker"));
+        let answer = Answer::Refused(Refusal::new(
+            RefusalKind::Internal,
+            "the request was lost inside the worker",
+        ));
         let deadline = received_at + budget;
-        Ticket { open: Some((place, Outgoing { reply_to, encoding, answer, received_at, deadline, share: None })) }
+        Ticket {
+            open: Some((
+                place,
+                Outgoing {
+                    reply_to,
+                    encoding,
+                    answer,
+                    received_at,
+                    deadline,
+                    share: None,
+                },
+            )),
+        }
     }
 
     fn outgoing(&self) -> &Outgoing {
@@ -159,13 +174,21 @@ mod tests {
 
     async fn ticket(outbox: &Outbox) -> Ticket {
         let place = outbox.place().await.unwrap();
-        Ticket::new(place, "inbox".to_owned(), Encoding::Json, Instant::now(), Duration::from_secs(1))
+        Ticket::new(
+            place,
+            "inbox".to_owned(),
+            Encoding::Json,
+            Instant::now(),
+            Duration::from_secs(1),
+        )
     }
 
     #[tokio::test]
     async fn a_refusal_is_sent_once() {
         let (outbox, mut receiver) = Outbox::new(2);
-        ticket(&outbox).await.refuse(Refusal::new(RefusalKind::Overloaded, "full"));
+        ticket(&outbox)
+            .await
+            .refuse(Refusal::new(RefusalKind::Overloaded, "full"));
         let sent = receiver.recv().await.unwrap();
         assert!(matches!(sent.answer, Answer::Refused(refusal) if refusal.kind == RefusalKind::Overloaded));
         assert!(receiver.try_recv().is_err());

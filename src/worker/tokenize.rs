@@ -71,7 +71,11 @@ impl TokenizerPool {
             // A panic must not take the process down: the ticket that was dropped by it has answered already.
             .panic_handler(|_| tracing::error!("a tokenizer task panicked"))
             .build()?;
-        Ok(TokenizerPool { pool, tokenizer, next: Arc::new(next) })
+        Ok(TokenizerPool {
+            pool,
+            tokenizer,
+            next: Arc::new(next),
+        })
     }
 
     /// Tokenizes a request in the background. Bounded by admission.
@@ -101,7 +105,11 @@ fn start(admitted: Admitted, tokenizer: Arc<PairTokenizer>, next: Arc<dyn Fn(Tok
         query,
         started_at,
         chunks_left: AtomicUsize::new(chunks),
-        outcome: Mutex::new(Outcome { ticket: Some(ticket), pairs: (0..documents).map(|_| None).collect(), refusal: None }),
+        outcome: Mutex::new(Outcome {
+            ticket: Some(ticket),
+            pairs: (0..documents).map(|_| None).collect(),
+            refusal: None,
+        }),
     });
     for chunk in 1..chunks {
         let work = work.clone();
@@ -145,14 +153,20 @@ fn finish(work: Arc<Work>) {
     let tokenize = work.started_at.elapsed();
     let (ticket, pairs, refused) = {
         let mut outcome = work.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        (outcome.ticket.take(), std::mem::take(&mut outcome.pairs), outcome.refusal.take())
+        (
+            outcome.ticket.take(),
+            std::mem::take(&mut outcome.pairs),
+            outcome.refusal.take(),
+        )
     };
     let Some(ticket) = ticket else { return };
     if let Some(refused) = refused {
         return ticket.refuse(refused);
     }
     // A missing pair without a refusal means that a task panicked; the dropped ticket answers `internal`.
-    let Some(pairs) = pairs.into_iter().collect::<Option<Vec<_>>>() else { return };
+    let Some(pairs) = pairs.into_iter().collect::<Option<Vec<_>>>() else {
+        return;
+    };
     if ticket.expired(Instant::now()) {
         return ticket.refuse_expired("while tokenizing");
     }
@@ -160,16 +174,20 @@ fn finish(work: Arc<Work>) {
     let waited = work.waited;
     // The other tasks may still hold their reference for an instant after counting down: then the texts are copied.
     let request = Arc::try_unwrap(work).map_or_else(|work| work.request.clone(), |work| work.request);
-    next(Tokenized { ticket, request, pairs, waited, tokenize });
+    next(Tokenized {
+        ticket,
+        request,
+        pairs,
+        waited,
+        tokenize,
+    });
 }
 
 fn refusal(field: &str, error: &TokenizeError) -> Refusal {
     match error {
         TokenizeError::TooLong { tokens, tokens_max } => Refusal::new(
             RefusalKind::InvalidRequest,
-            format!(
-                "`{field}` makes a pair of {tokens} tokens; the model takes {tokens_max} and `truncate` is false"
-            ),
+            format!("`{field}` makes a pair of {tokens} tokens; the model takes {tokens_max} and `truncate` is false"),
         ),
         TokenizeError::Failed(_) => {
             tracing::error!(field, "tokenizing failed");

@@ -46,7 +46,12 @@ impl Model {
         let text = std::fs::read_to_string(reference(name).join("scores.json")).expect("scores.json");
         let checkpoint = Checkpoint::open(name, folder, None).unwrap_or_else(|error| panic!("{name}: {error}"));
         let tokenizer = PairTokenizer::open(&checkpoint).unwrap_or_else(|error| panic!("{name}: {error}"));
-        Model { name: name.to_owned(), reference: serde_json::from_str(&text).expect("scores"), checkpoint, tokenizer }
+        Model {
+            name: name.to_owned(),
+            reference: serde_json::from_str(&text).expect("scores"),
+            checkpoint,
+            tokenizer,
+        }
     }
 
     fn engine(&self, precision: Precision) -> TorchEngine {
@@ -62,7 +67,10 @@ impl Model {
 
     fn pairs(&self, case: &Case) -> Vec<PairTokens> {
         let query = self.tokenizer.query(&case.query).expect("a query");
-        case.documents.iter().map(|document| self.tokenizer.pair(&query, document, true).expect("a pair")).collect()
+        case.documents
+            .iter()
+            .map(|document| self.tokenizer.pair(&query, document, true).expect("a pair"))
+            .collect()
     }
 }
 
@@ -102,7 +110,11 @@ fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) -> f32
 }
 
 fn check_tokens(model: &Model) {
-    assert_eq!(model.checkpoint.spec.length_max, model.reference.length_max, "{}", model.name);
+    assert_eq!(
+        model.checkpoint.spec.length_max, model.reference.length_max,
+        "{}",
+        model.name
+    );
     for case in &model.reference.cases {
         let pairs = model.pairs(case);
         let counts: Vec<usize> = pairs.iter().map(|pair| pair.ids.len()).collect();
@@ -143,7 +155,10 @@ fn fp32_logits_and_scores_agree_with_transformers() {
 #[test]
 fn fp32_agrees_on_real_weights_in_shards() {
     let model = minilm();
-    assert!(model.checkpoint.weights.len() > 1, "set-up makes this checkpoint in shards");
+    assert!(
+        model.checkpoint.weights.len() > 1,
+        "set-up makes this checkpoint in shards"
+    );
     check_fp32(&model);
 }
 
@@ -162,8 +177,15 @@ fn bf16_stays_within_what_bf16_allows() {
         let mean = theirs.iter().sum::<f32>() / theirs.len() as f32;
         let spread = (theirs.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / theirs.len() as f32).sqrt();
         let error = (ours.iter().zip(&theirs).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / theirs.len() as f32).sqrt();
-        println!("{}: bf16 root mean square error {error:.4}, spread of the logits {spread:.4}", model.name);
-        assert!(error <= 0.1 * spread + 0.02, "{}: bf16 is off by {error} where logits spread by {spread}", model.name);
+        println!(
+            "{}: bf16 root mean square error {error:.4}, spread of the logits {spread:.4}",
+            model.name
+        );
+        assert!(
+            error <= 0.1 * spread + 0.02,
+            "{}: bf16 is off by {error} where logits spread by {spread}",
+            model.name
+        );
     }
 }
 
@@ -172,18 +194,31 @@ fn a_pair_scores_the_same_alone_and_in_any_company() {
     for model in small_models().into_iter().chain([minilm()]) {
         let mut engine = model.engine(Precision::Fp32);
         // All pairs of all cases but the very large ones in one batch: every length beside every other.
-        let pairs: Vec<PairTokens> =
-            model.reference.cases.iter().flat_map(|case| model.pairs(case).into_iter().take(12)).collect();
+        let pairs: Vec<PairTokens> = model
+            .reference
+            .cases
+            .iter()
+            .flat_map(|case| model.pairs(case).into_iter().take(12))
+            .collect();
         let together = engine.score(&borrowed(&pairs)).expect("logits");
         let mut reversed = borrowed(&pairs);
         reversed.reverse();
         let mut backwards = engine.score(&reversed).expect("logits");
         backwards.reverse();
-        assert_close(&format!("{} reversed", model.name), &backwards, &together, BATCH_TOLERANCE);
+        assert_close(
+            &format!("{} reversed", model.name),
+            &backwards,
+            &together,
+            BATCH_TOLERANCE,
+        );
         let mut alone_by_ids: HashMap<&[u32], f32> = HashMap::new();
         let alone: Vec<f32> = pairs
             .iter()
-            .map(|pair| *alone_by_ids.entry(&pair.ids).or_insert_with(|| engine.score(&[pair]).expect("a logit")[0]))
+            .map(|pair| {
+                *alone_by_ids
+                    .entry(&pair.ids)
+                    .or_insert_with(|| engine.score(&[pair]).expect("a logit")[0])
+            })
             .collect();
         assert_close(&format!("{} alone", model.name), &alone, &together, BATCH_TOLERANCE);
     }
@@ -208,6 +243,11 @@ fn a_cuda_device_that_is_not_there_is_a_plain_error() {
         cuda_library: "libno_such_cuda.so".to_owned(),
         ..EngineSettings::default()
     };
-    let Err(error) = TorchEngine::load(&model.checkpoint, &settings) else { panic!("there is no such library") };
-    assert!(error.to_string().contains("cuda:0") && error.to_string().contains("libno_such_cuda.so"), "{error}");
+    let Err(error) = TorchEngine::load(&model.checkpoint, &settings) else {
+        panic!("there is no such library")
+    };
+    assert!(
+        error.to_string().contains("cuda:0") && error.to_string().contains("libno_such_cuda.so"),
+        "{error}"
+    );
 }

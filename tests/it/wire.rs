@@ -25,11 +25,7 @@ async fn scene(sets: &[&str]) -> Scene {
 }
 
 fn request(documents: &[&str]) -> Request {
-    Request {
-        query: "what makes bread rise".to_owned(),
-        documents: documents.iter().map(|text| Document { text: (*text).to_owned(), id: None }).collect(),
-        ..Request::default()
-    }
+    Request::new("what makes bread rise", documents.iter().map(|text| Document { text: (*text).to_owned(), id: None }))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
     make reference            # makes the venv of requirements.txt, then runs this
 
 The Rust tests hold the engine to these figures. Every checkpoint is random, seeded, and scaled so that its logits
-spread over several units and its attention is far from uniform: with the usual initial range of 0.02 every pair
+spread over a few units and its attention is far from uniform: with the usual initial range of 0.02 every pair
 would score the same and a wrong engine would pass.
 
 What is checked here, so that the reference itself can be trusted:
@@ -15,6 +15,7 @@ What is checked here, so that the reference itself can be trusted:
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import os
 import shutil
@@ -50,13 +51,30 @@ FOLDER_BYTES_MAX = 8_000_000
 
 
 def wordpiece(vocab_size: int, lower: bool, length_max: int):
-    """BERT's WordPiece, trained on the corpus."""
-    base = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    base.normalizer = normalizers.BertNormalizer(lowercase=lower)
-    base.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    """BERT's WordPiece, its vocabulary counted over the corpus.
+
+    The vocabulary is the 200 commonest characters (so that some are unknown), each alone and as a continuation, then the
+    beginnings and inner parts of words that save the most characters. (The tokenizers library's own trainer gives
+    another vocabulary at each run.)
+    """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    base.train_from_iterator(corpus.TRAINING, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, limit_alphabet=200, show_progress=False))
-    return transformers.BertTokenizer(vocab=base.get_vocab(), do_lower_case=lower, model_max_length=length_max)
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=lower), pre_tokenizers.BertPreTokenizer()
+    words = [word for line in corpus.TRAINING for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(line))]
+    characters, parts = collections.Counter("".join(words)), collections.Counter()
+    for word in words:
+        for start in range(len(word)):
+            for end in range(start + 2, min(len(word), start + 9) + 1):
+                parts["##" * (start > 0) + word[start:end]] += end - start - 1
+
+    def commonest(counts: collections.Counter, count: int) -> list[str]:
+        return [item for item, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:count]]
+
+    kept = commonest(characters, 200)
+    vocab = special + kept + ["##" + character for character in kept]
+    known = set(kept)
+    whole = collections.Counter({part: saved for part, saved in parts.items() if known.issuperset(part.removeprefix("##"))})
+    vocab += commonest(whole, vocab_size - len(vocab))
+    return transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(vocab)}, do_lower_case=lower, model_max_length=length_max)
 
 
 def byte_bpe(vocab_size: int, length_max: int):
@@ -104,12 +122,11 @@ def unigram_camembert(vocab_size: int, length_max: int):
 
 
 def unigram_generic(vocab_size: int, length_max: int):
-    """The same algorithm from the tokenizers library's own trainer, an NFKC normalizer, and no class of its own."""
-    base = Tokenizer(models.Unigram())
+    """The same algorithm put together by hand: an NFKC normalizer, a mask token first, and no class of its own."""
+    pieces, _ = unigram_pieces(vocab_size)
+    base = Tokenizer(models.Unigram([(token, 0.0) for token in FAIRSEQ_SPECIAL + ["<mask>"]] + pieces, unk_id=3))
     base.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
     base.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    special = FAIRSEQ_SPECIAL + ["<mask>"]
-    base.train_from_iterator(corpus.TRAINING, trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=special, unk_token="<unk>", show_progress=False))
     ends = [("<s>", base.token_to_id("<s>")), ("</s>", base.token_to_id("</s>"))]
     base.post_processor = processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=ends)
     names = dict(bos_token="<s>", eos_token="</s>", sep_token="</s>", cls_token="<s>", unk_token="<unk>", pad_token="<pad>", mask_token="<mask>")
@@ -130,7 +147,7 @@ class Checkpoint:
     tokenizer: Callable
     seed: int
     settings: dict
-    logits_std: float = 1.5
+    logits_std: float = 1.0
     perturbed: bool = False
     stored_as: torch.dtype = torch.float32
     extra_config: dict = field(default_factory=dict)
@@ -201,7 +218,8 @@ def fill(model: torch.nn.Module, seed: int, perturbed: bool) -> None:
             else:
                 # A strong attention output against the residual, so that the first token's state depends on the text:
                 # otherwise the head must be scaled up so far that it shows fp32 rounding in place of the model.
-                gain = 3.0 if "value" in name or "attention.output" in name else 1.0 if "attention" in name else 0.7
+                # And a strong feed-forward part, so that one GELU in place of another shows.
+                gain = 3.0 if "value" in name or "attention.output" in name else 1.0 if "attention" in name else 1.7 if "layer." in name else 0.7
                 parameter.copy_(noise * gain / parameter.shape[1] ** 0.5)
 
 
@@ -295,7 +313,7 @@ def reference(folder: Path) -> dict:
     logits = torch.cat(spread)
     assert worst_batch < 1e-5, f"{folder.name}: a pair's score depends on its batch by {worst_batch}"
     assert worst_peer < 1e-5, f"{folder.name}: CrossEncoder differs by {worst_peer}"
-    assert logits.isfinite().all() and 1 < logits[:-500].std() < 5, f"{folder.name}: logits do not spread: std {logits.std()}"
+    assert logits.isfinite().all() and 0.7 < logits[:-500].std() < 4, f"{folder.name}: logits do not spread: std {logits.std()}"
     check_sensitivity(folder, tokenizer, length_max, model.config)
     activation = type(peer.activation_fn).__name__
     print(f"{folder.name}: length_max {length_max}, {activation}, logits std {logits.std():.2f}, batch {worst_batch:.1e}, CrossEncoder {worst_peer:.1e}")
@@ -321,7 +339,7 @@ def check_sensitivity(folder: Path, tokenizer, length_max: int, config) -> None:
         wrong["layer_norm_eps"] = 1e-5
     for key, value in wrong.items():
         difference = (with_config(**{key: value}) - right).abs().max().item()
-        assert difference > 4e-4, f"{folder.name}: {key}={value} would go unseen: it moves the scores by {difference}"
+        assert difference > 3e-4, f"{folder.name}: {key}={value} would go unseen: it moves the scores by {difference}"
 
 
 def figures(values: torch.Tensor) -> list[float]:

@@ -146,8 +146,8 @@ impl Encoder {
         let Head::DenseTanh { dense, out } = &self.head;
         let pooled = dense.forward(&x.f_to_kind(Kind::Float)?)?.f_tanh()?;
         let logits = out.forward(&pooled)?.f_view([-1])?.f_to_device(Device::Cpu)?;
-        let mut host = vec![0f32; layout.order.len()];
-        logits.f_copy_data(&mut host, layout.order.len())?;
+        let mut host = vec![0f32; layout.pairs()];
+        logits.f_copy_data(&mut host, layout.pairs())?;
         Ok(host)
     }
 

@@ -3,6 +3,9 @@
 //! Pairs are sorted by length, so pairs of equal length are neighbours and form a group. Every linear layer works on
 //! the flat `[tokens, hidden]` matrix; attention works group by group, and since all pairs of a group have the same
 //! length, a group is a view of that matrix: nothing is padded, masked or copied.
+//!
+//! A pair that stands in the batch more than once is computed once; so equal pairs get equal logits to the last bit,
+//! which matrix products alone do not promise for different rows.
 
 use crate::model::tokenizer::PairTokens;
 
@@ -22,8 +25,8 @@ pub struct Group {
 /// The flat layout of a batch.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
-    /// `order[i]`: which pair of the caller stands at place `i`.
-    pub order: Vec<usize>,
+    /// The place in the layout of each of the caller's pairs. Equal pairs share one.
+    pub places: Vec<usize>,
     /// Groups of equal length, longest first.
     pub groups: Vec<Group>,
     /// Token ids, flat, `[tokens]`.
@@ -41,30 +44,45 @@ impl Layout {
     /// `None` for BERT, whose positions start at 0.
     pub fn new(pairs: &[&PairTokens], roberta_pad: Option<u32>) -> Layout {
         let mut order: Vec<usize> = (0..pairs.len()).collect();
-        // Longest first: the largest allocations come first and later ones fit into what they leave.
-        order.sort_by_key(|&pair| std::cmp::Reverse(pairs[pair].ids.len()));
+        // Longest first: the largest allocations come first and later ones fit into what they leave. Then by content,
+        // so that equal pairs are neighbours.
+        let key = |pair: usize| (&pairs[pair].ids, &pairs[pair].type_ids);
+        order.sort_by(|&a, &b| pairs[b].ids.len().cmp(&pairs[a].ids.len()).then_with(|| key(a).cmp(&key(b))));
         let tokens = pairs.iter().map(|pair| pair.ids.len()).sum();
         let mut layout = Layout {
+            places: vec![0; pairs.len()],
+            groups: Vec::new(),
             ids: Vec::with_capacity(tokens),
             positions: Vec::with_capacity(tokens),
             types: Vec::with_capacity(tokens),
             firsts: Vec::with_capacity(pairs.len()),
-            groups: Vec::new(),
-            order,
         };
-        for place in 0..layout.order.len() {
-            let pair = pairs[layout.order[place]];
-            let (start, length) = (layout.ids.len(), pair.ids.len());
-            match layout.groups.last_mut() {
-                Some(group) if group.length == length => group.pairs += 1,
-                _ => layout.groups.push(Group { pair_start: place, pairs: 1, token_start: start, length }),
+        let mut previous = None;
+        for index in order {
+            if previous.is_none_or(|previous| key(previous) != key(index)) {
+                layout.push(pairs[index], roberta_pad);
+                previous = Some(index);
             }
-            layout.firsts.push(start as i64);
-            layout.ids.extend(pair.ids.iter().map(|&id| i64::from(id)));
-            layout.types.extend(pair.type_ids.iter().map(|&kind| i64::from(kind)));
-            layout.push_positions(&pair.ids, roberta_pad);
+            layout.places[index] = layout.firsts.len() - 1;
         }
         layout
+    }
+
+    fn push(&mut self, pair: &PairTokens, roberta_pad: Option<u32>) {
+        let (start, length) = (self.ids.len(), pair.ids.len());
+        match self.groups.last_mut() {
+            Some(group) if group.length == length => group.pairs += 1,
+            _ => self.groups.push(Group { pair_start: self.firsts.len(), pairs: 1, token_start: start, length }),
+        }
+        self.firsts.push(start as i64);
+        self.ids.extend(pair.ids.iter().map(|&id| i64::from(id)));
+        self.types.extend(pair.type_ids.iter().map(|&kind| i64::from(kind)));
+        self.push_positions(&pair.ids, roberta_pad);
+    }
+
+    /// Pairs in the layout: those that differ.
+    pub fn pairs(&self) -> usize {
+        self.firsts.len()
     }
 
     /// Tokens in the batch.
@@ -91,13 +109,9 @@ impl Layout {
         }
     }
 
-    /// Scores in layout order back into the caller's order.
+    /// Scores in layout order (`[pairs()]`) back into the caller's order.
     pub fn unsort(&self, scores: &[f32]) -> Vec<f32> {
-        let mut out = vec![f32::NAN; self.order.len()];
-        for (&pair, &score) in self.order.iter().zip(scores) {
-            out[pair] = score;
-        }
-        out
+        self.places.iter().map(|&place| scores.get(place).copied().unwrap_or(f32::NAN)).collect()
     }
 }
 
@@ -110,19 +124,16 @@ mod tests {
     }
 
     #[test]
-    fn groups_equal_lengths_and_finds_the_way_back() {
-        let pairs = [pair(&[5, 6]), pair(&[7, 8, 9]), pair(&[10, 11]), pair(&[12])];
+    fn groups_equal_lengths_computes_equal_pairs_once_and_finds_the_way_back() {
+        let pairs = [pair(&[10, 11]), pair(&[7, 8, 9]), pair(&[5, 6]), pair(&[12]), pair(&[10, 11])];
         let layout = Layout::new(&pairs.iter().collect::<Vec<_>>(), None);
-        assert_eq!(layout.order, [1, 0, 2, 3]);
         assert_eq!(layout.ids, [7, 8, 9, 5, 6, 10, 11, 12]);
         assert_eq!(layout.positions, [0, 1, 2, 0, 1, 0, 1, 0]);
         assert_eq!(layout.firsts, [0, 3, 5, 7]);
-        assert_eq!(layout.groups.iter().map(|g| (g.pair_start, g.pairs, g.token_start, g.length)).collect::<Vec<_>>(), [
-            (0, 1, 0, 3),
-            (1, 2, 3, 2),
-            (3, 1, 7, 1)
-        ]);
-        assert_eq!(layout.unsort(&[1.0, 0.0, 2.0, 3.0]), [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(layout.places, [2, 0, 1, 3, 2]);
+        let group = |pair_start, pairs, token_start, length| Group { pair_start, pairs, token_start, length };
+        assert_eq!(layout.groups, [group(0, 1, 0, 3), group(1, 2, 3, 2), group(3, 1, 7, 1)]);
+        assert_eq!(layout.unsort(&[0.0, 1.0, 2.0, 3.0]), [2.0, 0.0, 1.0, 3.0, 2.0]);
     }
 
     #[test]

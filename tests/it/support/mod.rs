@@ -56,8 +56,15 @@ pub struct RawCaller {
 
 impl RawCaller {
     pub async fn connect(url: &str) -> RawCaller {
-        let client = async_nats::ConnectOptions::new().request_timeout(Some(PATIENCE)).connect(url).await.expect("a connection");
-        RawCaller { client, subject: "rerank.v1.score".to_owned() }
+        let client = async_nats::ConnectOptions::new()
+            .request_timeout(Some(PATIENCE))
+            .connect(url)
+            .await
+            .expect("a connection");
+        RawCaller {
+            client,
+            subject: "rerank.v1.score".to_owned(),
+        }
     }
 
     /// Sends `body` with `headers` and reads the answer in `encoding`.
@@ -71,7 +78,13 @@ impl RawCaller {
             .request_with_headers(self.subject.clone(), map, body.into())
             .await
             .unwrap_or_else(|error| panic!("no answer: {error}"));
-        let header = |name: &str| message.headers.as_ref().and_then(|map| map.get(name)).map(|value| value.as_str().to_owned());
+        let header = |name: &str| {
+            message
+                .headers
+                .as_ref()
+                .and_then(|map| map.get(name))
+                .map(|value| value.as_str().to_owned())
+        };
         assert_eq!(header("Content-Type").as_deref(), Some(encoding.content_type()));
         match header("Nats-Service-Error-Code") {
             None => Answer::Scored(Reply::decode(encoding, &message.payload).expect("a reply")),
@@ -85,7 +98,12 @@ impl RawCaller {
 
     /// Sends a request in JSON.
     pub async fn ask(&self, request: &Request) -> Answer {
-        self.send(request.encode(Encoding::Json), &[("Content-Type", "application/json")], Encoding::Json).await
+        self.send(
+            request.encode(Encoding::Json),
+            &[("Content-Type", "application/json")],
+            Encoding::Json,
+        )
+        .await
     }
 
     /// Sends JSON text.

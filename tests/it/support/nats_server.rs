@@ -50,7 +50,10 @@ impl NatsServer {
                 break value;
             }
             // The link's file name may differ from the program's: any ports file in the folder is ours.
-            let other = std::fs::read_dir(folder.path()).ok().and_then(|mut entries| entries.next()?.ok()).map(|entry| entry.path());
+            let other = std::fs::read_dir(folder.path())
+                .ok()
+                .and_then(|mut entries| entries.next()?.ok())
+                .map(|entry| entry.path());
             if let Some(text) = other.and_then(|path| std::fs::read_to_string(path).ok())
                 && let Ok(value) = serde_json::from_str::<serde_json::Value>(&text)
             {
@@ -60,7 +63,12 @@ impl NatsServer {
             std::thread::sleep(Duration::from_millis(5));
         };
         let first = |key: &str| ports[key][0].as_str().expect("an address").to_owned();
-        NatsServer { child, url: first("nats"), monitoring: first("monitoring"), _folder: folder }
+        NatsServer {
+            child,
+            url: first("nats"),
+            monitoring: first("monitoring"),
+            _folder: folder,
+        }
     }
 
     /// A page of the server's monitoring, e.g. `/subsz?subs=1`.
@@ -77,7 +85,9 @@ impl NatsServer {
     /// Subscriptions to `subject` that exist now.
     pub fn subscriptions(&self, subject: &str) -> usize {
         let page = self.monitor("/subsz?subs=1&limit=10000");
-        page["subscriptions_list"].as_array().map_or(0, |list| list.iter().filter(|sub| sub["subject"] == subject).count())
+        page["subscriptions_list"]
+            .as_array()
+            .map_or(0, |list| list.iter().filter(|sub| sub["subject"] == subject).count())
     }
 }
 

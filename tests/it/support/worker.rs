@@ -35,7 +35,17 @@ impl Worker {
     /// Starts a worker and does not wait.
     pub fn spawn(url: &str, model: &str, sets: &[&str]) -> Worker {
         let mut command = program();
-        command.args(["worker", "--nats-url", url, "--model", model, "--set", "log.format=json", "--set", "model.precision=fp32"]);
+        command.args([
+            "worker",
+            "--nats-url",
+            url,
+            "--model",
+            model,
+            "--set",
+            "log.format=json",
+            "--set",
+            "model.precision=fp32",
+        ]);
         for set in sets {
             command.args(["--set", set]);
         }
@@ -44,7 +54,12 @@ impl Worker {
 
     /// Starts the given command as a worker.
     pub fn spawn_command(mut command: Command) -> Worker {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program");
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = BufReader::new(child.stderr.take().expect("stderr"));
         let written = log.clone();
@@ -61,14 +76,23 @@ impl Worker {
     pub fn wait_for_log(&self, text: &str) {
         let started = Instant::now();
         while self.count_log(text) == 0 {
-            assert!(started.elapsed() < PATIENCE, "no line with {text:?} in:\n{}", self.log());
+            assert!(
+                started.elapsed() < PATIENCE,
+                "no line with {text:?} in:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
     /// Lines that contain `text`.
     pub fn count_log(&self, text: &str) -> usize {
-        self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+        self.log
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| line.contains(text))
+            .count()
     }
 
     pub fn log(&self) -> String {
@@ -79,12 +103,23 @@ impl Worker {
     pub fn rss_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a live process");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|number| number.parse().ok())
+            .expect("a number")
     }
 
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().expect("kill");
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status()
+            .expect("kill");
         assert!(sent.success());
+    }
+
+    /// Its exit status, if it has ended.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
     }
 
     /// Waits for the end of the process.
@@ -92,10 +127,14 @@ impl Worker {
     pub fn wait(&mut self) -> ExitStatus {
         let started = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
+            if let Some(status) = self.try_wait() {
                 return status;
             }
-            assert!(started.elapsed() < PATIENCE, "the worker does not end; its log:\n{}", self.log());
+            assert!(
+                started.elapsed() < PATIENCE,
+                "the worker does not end; its log:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }

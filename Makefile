@@ -1,0 +1,57 @@
+# The whole of the project's commands. `make` lists them.
+# Set-up goes into a cache outside the repository ($NATS_RERANK_CACHE, else ~/.cache/nats-rerank): see tools/setup.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench build fmt lint doctor reference model clean
+
+CARGO ?= cargo
+
+help: ## list these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: ## get libtorch, nats-server and a test checkpoint, once
+	@tools/setup
+
+demo: ## watch two workers rerank real text over a real nats-server
+	@tools/setup libtorch nats-server
+	@$(CARGO) build --release --locked
+	@tools/demo
+
+test: setup ## set-up, format, lints, every test, the client on its own, the documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --features client --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib
+	$(CARGO) test --locked --no-default-features --features client
+	$(CARGO) test --locked
+
+bench: ## measure latency, throughput and memory over NATS (and peers, if `make reference` has made the venv)
+	@tools/setup
+	@$(CARGO) build --release --locked
+	@tools/bench
+
+build: ## the release program: target/release/nats-rerank
+	@tools/setup libtorch
+	$(CARGO) build --release --locked
+
+fmt: ## format the source
+	$(CARGO) fmt
+
+lint: ## format check and clippy, warnings as errors
+	@tools/setup libtorch
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doctor: ## print what was found on this machine
+	@tools/doctor
+
+reference: setup ## make tests/reference again with transformers (1.5 GB of Python packages)
+	@tools/reference/run
+
+model: setup ## train the built-in model again
+	@tools/train/train.sh
+
+clean: ## remove build products; the cache stays
+	$(CARGO) clean

