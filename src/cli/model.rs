@@ -50,11 +50,7 @@ enum Format {
 /// [`CliError::Usage`] for a bad setting or an id that cannot be one, [`CliError::Failed`] for a model that cannot be found,
 /// downloaded or served.
 pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
-    let Action::Info {
-        id,
-        revision,
-        format,
-    } = args.action;
+    let Action::Info { id, revision, format } = args.action;
     let config = global.load()?;
     telemetry::logs::init(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
     let mut source = model_source(&config.model, id.as_deref().unwrap_or(&config.model.id));
@@ -82,11 +78,7 @@ fn describe(checkpoint: &Checkpoint) -> Result<Value, ModelError> {
     let spec = &checkpoint.spec;
     let weights = Weights::open(checkpoint)?;
     let tokenizer = PairTokenizer::open(checkpoint)?;
-    let dtypes: Vec<&str> = weights
-        .dtypes()
-        .into_iter()
-        .map(|(dtype, _)| dtype.name())
-        .collect();
+    let dtypes: Vec<&str> = weights.dtypes().into_iter().map(|(dtype, _)| dtype.name()).collect();
     Ok(json!({
         "id": checkpoint.id,
         "revision": checkpoint.revision,
@@ -151,11 +143,7 @@ fn table(info: &Value) -> String {
         ("parameters", grouped(number("parameters"))),
         (
             "weights",
-            format!(
-                "{} in {files}, {}",
-                size(number("weights_bytes")),
-                dtypes.join(" and ")
-            ),
+            format!("{} in {files}, {}", size(number("weights_bytes")), dtypes.join(" and ")),
         ),
         (
             "max length",
@@ -221,8 +209,7 @@ mod tests {
     fn everything_about_a_model_is_shown() {
         let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
         fixtures::write_checkpoint(dir.path(), Architecture::XlmRoberta);
-        let checkpoint =
-            Checkpoint::open("mine", dir.path(), Some(100)).unwrap_or_else(|e| panic!("{e}"));
+        let checkpoint = Checkpoint::open("mine", dir.path(), Some(100)).unwrap_or_else(|e| panic!("{e}"));
         let info = describe(&checkpoint).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(info["parameters"], 6);
         assert_eq!(info["weights_dtypes"], json!(["F32"]));

@@ -409,7 +409,7 @@ fn follow_config(tokenizer: &mut Tokenizer, config: &Object) -> Result<(), Model
         .unwrap_or_default()
         .trim_end_matches("Fast");
     if let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() {
-        let mut normalizer = normalizer.clone();
+        let mut normalizer = *normalizer;
         let default = (class == "BertTokenizer").then_some(true);
         normalizer.lowercase = flag("do_lower_case", default)?.unwrap_or(normalizer.lowercase);
         normalizer.handle_chinese_chars =
