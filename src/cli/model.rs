@@ -1,7 +1,236 @@
-//! (stand-in)
-#![allow(missing_docs, dead_code)]
+//! `model info`: what a model is and whether it can be served, from its files alone.
 
+use std::fmt::Write as _;
+use std::path::Path;
 
+use clap::{Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::worker::model_source;
+use super::{CliError, Global, print};
+use crate::model::files::{Checkpoint, resolve};
+use crate::model::hub::progress::Progress;
+use crate::model::{ModelError, PairTokenizer, Weights};
+use crate::telemetry;
+
+/// What `model` reads from the command line.
 #[derive(clap::Args)]
-pub struct Args {}
-pub fn run(_: Args, _: &crate::cli::Global) -> Result<(), crate::cli::CliError> { Err(crate::cli::CliError::Failed("not here".into())) }
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Show architecture, size, limits and score activation; downloads a hub model that is not in the cache yet
+    Info {
+        /// `builtin`, a folder, or a hub id; the configured model (model.id) if left out
+        #[arg(value_name = "ID|FOLDER")]
+        id: Option<String>,
+        /// Branch, tag or commit of a hub model; else model.revision
+        #[arg(long, value_name = "REVISION")]
+        revision: Option<String>,
+        /// How to write it
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// Names and values, for people
+    Table,
+    /// One JSON object
+    Json,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// [`CliError::Usage`] for a bad setting or an id that cannot be one, [`CliError::Failed`] for a model that cannot be found,
+/// downloaded or served.
+pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
+    let Action::Info { id, revision, format } = args.action;
+    let config = global.load()?;
+    telemetry::logs::init(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
+    let mut source = model_source(&config.model, id.as_deref().unwrap_or(&config.model.id));
+    if let Some(revision) = revision {
+        source.revision = revision;
+    }
+    let checkpoint = resolve(&source, &Progress::auto()).map_err(cli_error)?;
+    let info = describe(&checkpoint).map_err(cli_error)?;
+    print(&match format {
+        Format::Table => table(&info),
+        Format::Json => format!("{info:#}\n"),
+    })
+}
+
+fn cli_error(error: ModelError) -> CliError {
+    match error {
+        ModelError::InvalidId { .. } => CliError::Usage(error.to_string()),
+        _ => CliError::Failed(error.to_string()),
+    }
+}
+
+/// Everything that is shown, as JSON. Opens the tokenizer (so that one that does not fit is found here, not at a worker's
+/// start) and the headers of the weights; no weight is read.
+fn describe(checkpoint: &Checkpoint) -> Result<Value, ModelError> {
+    let spec = &checkpoint.spec;
+    let weights = Weights::open(checkpoint)?;
+    let tokenizer = PairTokenizer::open(checkpoint)?;
+    let dtypes: Vec<&str> = weights.dtypes().into_iter().map(|(dtype, _)| dtype.name()).collect();
+    Ok(json!({
+        "id": checkpoint.id,
+        "revision": checkpoint.revision,
+        "folder": absolute(&checkpoint.dir),
+        "architecture": spec.architecture.name(),
+        "layers": spec.layers,
+        "hidden": spec.hidden,
+        "heads": spec.heads,
+        "intermediate": spec.intermediate,
+        "hidden_activation": spec.hidden_activation.name(),
+        "vocabulary": spec.vocab_size,
+        "parameters": weights.parameters(),
+        "weights_bytes": weights.size_bytes(),
+        "weights_files": checkpoint.weights.len(),
+        "weights_dtypes": dtypes,
+        "max_length": spec.length_max,
+        "max_length_from": spec.origins.length_max,
+        "score_activation": spec.score_activation.name(),
+        "score_activation_from": spec.origins.score_activation,
+        "pair": tokenizer.template(),
+    }))
+}
+
+fn absolute(dir: &Path) -> String {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+    dir.display().to_string()
+}
+
+fn table(info: &Value) -> String {
+    let text = |field: &str| match &info[field] {
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    };
+    let number = |field: &str| info[field].as_u64().unwrap_or_default();
+    let mut rows = vec![("model", text("id"))];
+    if !info["revision"].is_null() {
+        rows.push(("revision", text("revision")));
+    }
+    let dtypes: Vec<&str> = info["weights_dtypes"]
+        .as_array()
+        .map(|names| names.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    let files = match number("weights_files") {
+        1 => "1 file".to_owned(),
+        files => format!("{files} files"),
+    };
+    rows.extend([
+        ("folder", text("folder")),
+        ("architecture", text("architecture")),
+        (
+            "shape",
+            format!(
+                "{} layers, {} hidden, {} heads, {} intermediate, {}",
+                number("layers"),
+                number("hidden"),
+                number("heads"),
+                number("intermediate"),
+                text("hidden_activation")
+            ),
+        ),
+        ("vocabulary", grouped(number("vocabulary"))),
+        ("parameters", grouped(number("parameters"))),
+        (
+            "weights",
+            format!("{} in {files}, {}", size(number("weights_bytes")), dtypes.join(" and ")),
+        ),
+        (
+            "max length",
+            format!(
+                "{} tokens a pair (from {})",
+                number("max_length"),
+                text("max_length_from")
+            ),
+        ),
+        (
+            "score",
+            format!(
+                "{} of the logit (from {})",
+                text("score_activation"),
+                text("score_activation_from")
+            ),
+        ),
+        ("pair", text("pair")),
+    ]);
+    let mut shown = String::new();
+    for (name, value) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(shown, "{name:<14}{value}");
+    }
+    shown
+}
+
+/// 22713217 → 22,713,217.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut shown = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown
+}
+
+/// Bytes in the unit that people use for files.
+fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["bytes", "kB", "MB"] {
+        if value < 1000.0 {
+            return match unit {
+                "bytes" => format!("{bytes} bytes"),
+                unit => format!("{value:.1} {unit}"),
+            };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} GB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Architecture;
+    use crate::model::fixtures;
+
+    #[test]
+    fn everything_about_a_model_is_shown() {
+        let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        fixtures::write_checkpoint(dir.path(), Architecture::XlmRoberta);
+        let checkpoint = Checkpoint::open("mine", dir.path(), Some(100)).unwrap_or_else(|e| panic!("{e}"));
+        let info = describe(&checkpoint).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(info["parameters"], 6);
+        assert_eq!(info["weights_dtypes"], json!(["F32"]));
+        assert_eq!(info["max_length"], 100);
+        assert_eq!(info["pair"], "<s> query </s> </s> document </s>");
+        let shown = table(&info);
+        for part in [
+            "XLMRobertaForSequenceClassification",
+            "1 layers, 8 hidden, 2 heads",
+            "100 tokens a pair (from setting: model.max_length)",
+            "identity of the logit (from config.json: sbert_ce_default_activation_function)",
+        ] {
+            assert!(shown.contains(part), "{shown}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        let shown: Vec<String> = [0, 999, 1000, 22_713_217].map(grouped).to_vec();
+        assert_eq!(shown, ["0", "999", "1,000", "22,713,217"]);
+        let shown: Vec<String> = [0, 999, 45_400_000, 2_271_000_000].map(size).to_vec();
+        assert_eq!(shown, ["0 bytes", "999 bytes", "45.4 MB", "2.3 GB"]);
+    }
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ModelError;
 use super::hub;
-use super::hub::progress::Progress;
+pub use super::hub::progress::Progress;
 use super::spec::{ModelSpec, Object, SpecFiles};
 
 /// The id of the model that comes with the program.

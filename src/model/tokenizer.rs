@@ -163,6 +163,16 @@ impl PairTokenizer {
         self.length_max
     }
 
+    /// What a pair looks like, for people: `[CLS] query [SEP] document [SEP]`.
+    pub fn template(&self) -> String {
+        let pieces = self.template.iter().map(|piece| match piece {
+            Piece::Special { id, .. } => self.tokenizer.id_to_token(*id).unwrap_or_else(|| format!("token {id}")),
+            Piece::Query { .. } => "query".to_owned(),
+            Piece::Document { .. } => "document".to_owned(),
+        });
+        pieces.collect::<Vec<_>>().join(" ")
+    }
+
     /// Tokenizes a query, once for all its documents.
     pub fn query(&self, text: &str) -> Result<QueryTokens, TokenizeError> {
         Ok(QueryTokens { ids: self.ids(text)? })
@@ -399,7 +409,7 @@ fn follow_config(tokenizer: &mut Tokenizer, config: &Object) -> Result<(), Model
         .unwrap_or_default()
         .trim_end_matches("Fast");
     if let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() {
-        let mut normalizer = normalizer.clone();
+        let mut normalizer = *normalizer;
         let default = (class == "BertTokenizer").then_some(true);
         normalizer.lowercase = flag("do_lower_case", default)?.unwrap_or(normalizer.lowercase);
         normalizer.handle_chinese_chars =

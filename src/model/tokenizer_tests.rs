@@ -35,7 +35,7 @@ fn open(architecture: Architecture, length_max: usize) -> (PairTokenizer, Tokeni
 #[test]
 fn pairs_are_those_of_the_checkpoints_own_tokenizer() {
     for architecture in KINDS {
-        for length_max in [6, 7, 33, 100] {
+        for length_max in [7, 33] {
             let (ours, reference) = open(architecture, length_max);
             let mut untruncated = reference.clone();
             untruncated.with_truncation(None).unwrap();

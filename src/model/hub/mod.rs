@@ -102,14 +102,14 @@ impl Session {
 
     fn run(&self, source: &ModelSource, progress: &Progress) -> Result<Snapshot, ModelError> {
         let Some(client) = &self.client else {
-            return self.from_cache();
+            return self.cached();
         };
         let commit = if is_commit(&self.revision) {
             self.revision.clone()
         } else {
             match self.current_commit(client)? {
                 Some(commit) => commit,
-                None => return self.from_cache(),
+                None => return self.cached(),
             }
         };
         let download = Download {
@@ -128,7 +128,7 @@ impl Session {
 
     /// The commit that the revision stands for now. None: the hub is away, and the cache holds an earlier one whole.
     fn current_commit(&self, client: &Client) -> Result<Option<String>, ModelError> {
-        let cached = self.from_cache().is_ok();
+        let cached = self.cached().is_ok();
         let asked = if cached {
             client.look_once(&self.revision, CONFIG)
         } else {
@@ -145,7 +145,7 @@ impl Session {
     }
 
     /// The snapshot as the cache holds it; an error names the first file that is missing.
-    fn from_cache(&self) -> Result<Snapshot, ModelError> {
+    fn cached(&self) -> Result<Snapshot, ModelError> {
         let missing = |file: &str| {
             let cache = self.cache.root().display().to_string();
             self.failed(file, HubFailure::Offline { cache })
