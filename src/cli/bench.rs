@@ -83,7 +83,11 @@ pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let requests = payload(&args)?;
     let options = CallOptions {
         subject: config.nats.subject.clone(),
-        encoding: if args.msgpack { Encoding::MsgPack } else { Encoding::Json },
+        encoding: if args.msgpack {
+            Encoding::MsgPack
+        } else {
+            Encoding::Json
+        },
         timeout: Duration::from_millis(args.timeout_ms),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -91,9 +95,22 @@ pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
         .build()
         .map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
     let figures = runtime.block_on(async {
-        let caller = Caller::connect(&config.nats.connection()).await.map_err(|error| CliError::Failed(error.to_string()))?;
-        let load = Arc::new(Load { caller, options, requests, turn: AtomicUsize::new(0) });
-        load.clone().loop_closed(args.warmup, args.callers.min(args.warmup.max(1)), &ProgressBar::hidden()).await;
+        let caller = Caller::connect(&config.nats.connection())
+            .await
+            .map_err(|error| CliError::Failed(error.to_string()))?;
+        let load = Arc::new(Load {
+            caller,
+            options,
+            requests,
+            turn: AtomicUsize::new(0),
+        });
+        load.clone()
+            .loop_closed(
+                args.warmup,
+                args.callers.min(args.warmup.max(1)),
+                &ProgressBar::hidden(),
+            )
+            .await;
         // Drawn on a terminal only; indicatif sees to that.
         let bar = ProgressBar::new(args.requests);
         let figures = load.loop_closed(args.requests, args.callers, &bar).await;
@@ -124,7 +141,9 @@ fn payload(args: &Args) -> Result<Vec<Request>, CliError> {
     }
     values
         .iter()
-        .map(|value| Request::decode(Encoding::Json, value.to_string().as_bytes()).map_err(|refusal| wrong(refusal.message)))
+        .map(|value| {
+            Request::decode(Encoding::Json, value.to_string().as_bytes()).map_err(|refusal| wrong(refusal.message))
+        })
         .collect()
 }
 
@@ -190,7 +209,7 @@ impl Load {
 
 fn reason(error: &CallError) -> String {
     match error {
-        CallError::Refused(refusal) => format!("refused: {}", refusal.kind.name()),
+        CallError::Refused { refusal, .. } => format!("refused: {}", refusal.kind.name()),
         CallError::TimedOut { .. } => "timed out".to_owned(),
         CallError::NoResponders { .. } => "no responders".to_owned(),
         other => other.to_string(),
@@ -223,7 +242,9 @@ fn figures(mut tally: Tally, requests: u64, callers: u64, took: Duration) -> Fig
 /// The smallest latency that at least `share` of the calls did not exceed (nearest rank); 0 without calls.
 fn percentile_ms(sorted: &[Duration], share: f64) -> f64 {
     let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.max(1) - 1).map_or(0.0, |latency| latency.as_secs_f64() * 1e3)
+    sorted
+        .get(rank.max(1) - 1)
+        .map_or(0.0, |latency| latency.as_secs_f64() * 1e3)
 }
 
 fn table(figures: &Figures) -> String {

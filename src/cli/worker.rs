@@ -9,10 +9,10 @@ use tokio::sync::watch;
 
 use super::{CliError, Global, WorkerFlags};
 use crate::config::{Config, Device, ModelConfig, Precision};
-use crate::model::engine::{self, DeviceChoice, EngineSettings, PrecisionChoice, TorchEngine};
-use crate::model::{ModelSource, Progress, resolve};
-use crate::model::tokenizer::PairTokenizer;
 use crate::model::ModelError;
+use crate::model::engine::{self, DeviceChoice, EngineSettings, PrecisionChoice, TorchEngine};
+use crate::model::tokenizer::PairTokenizer;
+use crate::model::{ModelSource, Progress, resolve};
 use crate::telemetry;
 use crate::worker::{self, Loaded, QueueLimits, RequestLimits, WorkerSettings};
 
@@ -30,12 +30,17 @@ pub struct Args {
 pub fn run(args: Args, global: &Global) -> Result<u8, CliError> {
     let config = global.load_with(args.settings.flags())?.config;
     telemetry::logs::init(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().thread_name("async");
     if let Some(threads) = config.runtime.threads {
         builder.worker_threads(threads);
     }
-    let runtime = builder.build().map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
+    let runtime = builder
+        .build()
+        .map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
     let code = runtime.block_on(serve(config))?;
     // Whatever still runs is a thread that would not end; the process does.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -47,7 +52,8 @@ async fn serve(config: Config) -> Result<u8, CliError> {
     let code = Arc::new(AtomicU8::new(0));
     tokio::spawn({
         let code = code.clone();
-        let mut signals = Signals::new().map_err(|error| CliError::Failed(format!("cannot listen for signals: {error}")))?;
+        let mut signals =
+            Signals::new().map_err(|error| CliError::Failed(format!("cannot listen for signals: {error}")))?;
         async move {
             let first = signals.next().await;
             code.store(first, Ordering::Release);
@@ -84,7 +90,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) -> u8 {
@@ -178,7 +187,9 @@ fn load(model: &ModelConfig) -> Result<Loaded, ModelError> {
     }
     // Proof: the loop ran at least once, and every turn that does not return sets the error. The first is the one that
     // the operator asked for.
-    Err(first_error.unwrap_or(ModelError::Engine { reason: "no model is configured".to_owned() }))
+    Err(first_error.unwrap_or(ModelError::Engine {
+        reason: "no model is configured".to_owned(),
+    }))
 }
 
 fn load_with_retries(model: &ModelConfig, id: &str) -> Result<Loaded, ModelError> {

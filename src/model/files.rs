@@ -111,7 +111,7 @@ pub fn resolve(source: &ModelSource, progress: &Progress) -> Result<Checkpoint, 
     }
     let path = expanded(id);
     if path.is_dir() {
-        return Checkpoint::open(id, &path, source.length_max);
+        return Checkpoint::open(&folder_id(&path), &path, source.length_max);
     }
     if is_path_like(id) {
         return Err(ModelError::NotFound {
@@ -123,6 +123,14 @@ pub fn resolve(source: &ModelSource, progress: &Progress) -> Result<Checkpoint, 
     let mut checkpoint = Checkpoint::open(id, &found.dir, source.length_max)?;
     checkpoint.revision = Some(found.commit);
     Ok(checkpoint)
+}
+
+/// A folder's model is served under the folder's name: callers see the id, and a path of this machine is not theirs.
+fn folder_id(path: &Path) -> String {
+    let resolved = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    resolved
+        .file_name()
+        .map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 impl Checkpoint {

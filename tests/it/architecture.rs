@@ -25,29 +25,43 @@ fn code(folder: &str) -> Vec<(String, String)> {
         .into_iter()
         .map(|path| {
             let text = std::fs::read_to_string(&path).expect("a source file");
-            let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-            (path.strip_prefix(&src).expect("below src").display().to_string(), code.join("\n"))
+            let code: Vec<&str> = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect();
+            (
+                path.strip_prefix(&src).expect("below src").display().to_string(),
+                code.join("\n"),
+            )
         })
         .collect()
 }
 
 fn files_with(folder: &str, needle: &str) -> Vec<String> {
-    let mut found: Vec<String> =
-        code(folder).into_iter().filter(|(_, code)| code.contains(needle)).map(|(path, _)| path).collect();
+    let mut found: Vec<String> = code(folder)
+        .into_iter()
+        .filter(|(_, code)| code.contains(needle))
+        .map(|(path, _)| path)
+        .collect();
     found.sort();
     found
 }
 
 #[test]
 fn only_the_engine_names_tch() {
-    let elsewhere: Vec<String> =
-        files_with("", "tch::").into_iter().filter(|path| !path.starts_with("model/engine/")).collect();
+    let elsewhere: Vec<String> = files_with("", "tch::")
+        .into_iter()
+        .filter(|path| !path.starts_with("model/engine/"))
+        .collect();
     assert_eq!(elsewhere, Vec::<String>::new());
 }
 
 #[test]
 fn only_receive_and_reply_speak_nats_in_the_worker() {
-    assert_eq!(files_with("worker", "async_nats"), ["worker/receive.rs", "worker/reply.rs"]);
+    assert_eq!(
+        files_with("worker", "async_nats"),
+        ["worker/receive.rs", "worker/reply.rs"]
+    );
 }
 
 #[test]

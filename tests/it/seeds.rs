@@ -17,9 +17,18 @@ const BATCH_TOLERANCE: f32 = 1e-5;
 
 fn request(seed: usize) -> Request {
     let documents: Vec<String> = (0..24)
-        .map(|index| format!("candidate {} of request {seed}: {}", index, "some words about it ".repeat((index * 5 + seed) % 7)))
+        .map(|index| {
+            format!(
+                "candidate {} of request {seed}: {}",
+                index,
+                "some words about it ".repeat((index * 5 + seed) % 7)
+            )
+        })
         .collect();
-    let mut request = Request::new(format!("which candidate fits number {seed}"), documents.iter().map(String::as_str));
+    let mut request = Request::new(
+        format!("which candidate fits number {seed}"),
+        documents.iter().map(String::as_str),
+    );
     request.timeout_ms = Some(60_000.0);
     request
 }
@@ -37,7 +46,10 @@ fn by_index(reply: &Reply) -> Vec<f32> {
 fn assert_same(what: &str, ours: &[f32], expected: &[f32]) {
     assert_eq!(ours.len(), expected.len(), "{what}");
     for (index, (a, b)) in ours.iter().zip(expected).enumerate() {
-        assert!((a - b).abs() <= BATCH_TOLERANCE, "{what}, document {index}: {a} against {b}");
+        assert!(
+            (a - b).abs() <= BATCH_TOLERANCE,
+            "{what}, document {index}: {a} against {b}"
+        );
     }
 }
 
@@ -69,10 +81,17 @@ async fn fifty_callers_four_times_over_one_model_and_flat_memory() {
         rss_kib.push(worker.rss_kib());
     }
     println!("resident after each quarter: {rss_kib:?} KiB");
-    assert_eq!(worker.count_log("model loaded"), 1, "the model was loaded more than once");
+    assert_eq!(
+        worker.count_log("model loaded"),
+        1,
+        "the model was loaded more than once"
+    );
     // Flat: the last quarter is within 5 % and 8 MiB of the first.
     let (first, last) = (rss_kib[0], rss_kib[ROUNDS - 1]);
-    assert!(last <= first + first / 20 + 8192, "memory grew from {first} to {last} KiB");
+    assert!(
+        last <= first + first / 20 + 8192,
+        "memory grew from {first} to {last} KiB"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

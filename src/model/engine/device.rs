@@ -99,7 +99,10 @@ impl std::fmt::Display for Precision {
 /// # Errors
 /// [`ModelError::Device`] when a device was asked for by name and is not there.
 pub fn choose_device(choice: DeviceChoice, cuda_library: &str) -> Result<Device, ModelError> {
-    let missing = |device: &str, reason: String| ModelError::Device { device: device.to_owned(), reason };
+    let missing = |device: &str, reason: String| ModelError::Device {
+        device: device.to_owned(),
+        reason,
+    };
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
         DeviceChoice::Cuda(index) => {
@@ -134,17 +137,26 @@ fn auto_device(cuda_library: &str) -> Device {
             Ok(()) if tch::Cuda::device_count() > 0 => return Device::Cuda(0),
             Ok(()) => tracing::warn!("an NVIDIA driver is here but CUDA sees no device: using the CPU"),
             Err(reason) => {
-                tracing::warn!(reason, "an NVIDIA driver is here but libtorch's CUDA half cannot be loaded: using the CPU");
+                tracing::warn!(
+                    reason,
+                    "an NVIDIA driver is here but libtorch's CUDA half cannot be loaded: using the CPU"
+                );
             }
         }
     }
-    if cfg!(target_os = "macos") && tch::utils::has_mps() { Device::Mps } else { Device::Cpu }
+    if cfg!(target_os = "macos") && tch::utils::has_mps() {
+        Device::Mps
+    } else {
+        Device::Cpu
+    }
 }
 
 /// Whether the kernel side of a CUDA driver is here (Linux, and Windows' Linux subsystem). Asked first because opening
 /// libtorch's CUDA half costs some 240 MB of memory.
 fn driver_present() -> bool {
-    ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"].iter().any(|path| Path::new(path).exists())
+    ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"]
+        .iter()
+        .any(|path| Path::new(path).exists())
 }
 
 /// Opens libtorch's CUDA half, once a process, for all symbols and for good. It must happen before torch is asked
@@ -200,7 +212,10 @@ fn flags_name_bf16(cpuinfo: &str) -> bool {
     cpuinfo
         .lines()
         .find(|line| line.starts_with("flags") || line.starts_with("Features"))
-        .is_some_and(|line| line.split_whitespace().any(|flag| ["amx_bf16", "avx512_bf16", "bf16"].contains(&flag)))
+        .is_some_and(|line| {
+            line.split_whitespace()
+                .any(|flag| ["amx_bf16", "avx512_bf16", "bf16"].contains(&flag))
+        })
 }
 
 #[cfg(test)]
@@ -218,6 +233,9 @@ mod tests {
     #[test]
     fn an_absent_cuda_library_is_named() {
         let error = open_cuda("libno_such_cuda.so").unwrap_err();
-        assert!(error.contains("libno_such_cuda.so") && error.contains("2.11.0"), "{error}");
+        assert!(
+            error.contains("libno_such_cuda.so") && error.contains("2.11.0"),
+            "{error}"
+        );
     }
 }

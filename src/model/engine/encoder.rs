@@ -25,7 +25,10 @@ impl Linear {
 
     /// A view of the rows `start .. start + rows` of the layer: some of its outputs.
     fn rows(&self, start: i64, rows: i64) -> Outcome<Linear> {
-        Ok(Linear { weight: self.weight.f_narrow(0, start, rows)?, bias: self.bias.f_narrow(0, start, rows)? })
+        Ok(Linear {
+            weight: self.weight.f_narrow(0, start, rows)?,
+            bias: self.bias.f_narrow(0, start, rows)?,
+        })
     }
 }
 
@@ -37,7 +40,13 @@ struct LayerNorm {
 
 impl LayerNorm {
     fn forward(&self, x: &Tensor) -> Outcome<Tensor> {
-        x.f_layer_norm([self.weight.size1()?], Some(&self.weight), Some(&self.bias), self.epsilon, false)
+        x.f_layer_norm(
+            [self.weight.size1()?],
+            Some(&self.weight),
+            Some(&self.bias),
+            self.epsilon,
+            false,
+        )
     }
 }
 
@@ -80,9 +89,8 @@ impl Encoder {
         let base = spec.architecture.prefix();
         let source = Source { weights, device };
         let hidden = spec.hidden;
-        let table = |name: &str, rows: usize| {
-            source.tensor(&format!("{base}embeddings.{name}.weight"), &[rows, hidden], kind)
-        };
+        let table =
+            |name: &str, rows: usize| source.tensor(&format!("{base}embeddings.{name}.weight"), &[rows, hidden], kind);
         let norm = |name: String| -> Result<LayerNorm, ModelError> {
             Ok(LayerNorm {
                 weight: source.tensor(&format!("{name}.weight"), &[hidden], kind)?,
@@ -93,7 +101,15 @@ impl Encoder {
         let mut layers = Vec::with_capacity(spec.layers);
         for index in 0..spec.layers {
             let at = |name: &str| format!("{base}encoder.layer.{index}.{name}");
-            let qkv = source.joined(&[at("attention.self.query"), at("attention.self.key"), at("attention.self.value")], hidden, kind)?;
+            let qkv = source.joined(
+                &[
+                    at("attention.self.query"),
+                    at("attention.self.key"),
+                    at("attention.self.value"),
+                ],
+                hidden,
+                kind,
+            )?;
             let width = hidden as i64;
             layers.push(Layer {
                 query: qkv.rows(0, width).map_err(tensor_error)?,
@@ -176,7 +192,11 @@ impl Encoder {
             let view = view.f_view([pairs, length, 3, self.heads, self.head_size])?;
             let part = |index| view.f_select(2, index)?.f_transpose(1, 2);
             let context = attend(&part(0)?, &part(1)?, &part(2)?)?;
-            contexts.push(context.f_transpose(1, 2)?.f_reshape([pairs * length, self.heads * self.head_size])?);
+            contexts.push(
+                context
+                    .f_transpose(1, 2)?
+                    .f_reshape([pairs * length, self.heads * self.head_size])?,
+            );
         }
         join(contexts)
     }
@@ -197,7 +217,11 @@ impl Encoder {
                 .f_view([pairs, length, 2, self.heads, self.head_size])?;
             let part = |index| view.f_select(2, index)?.f_transpose(1, 2);
             let context = attend(&query, &part(0)?, &part(1)?)?;
-            contexts.push(context.f_transpose(1, 2)?.f_reshape([pairs, self.heads * self.head_size])?);
+            contexts.push(
+                context
+                    .f_transpose(1, 2)?
+                    .f_reshape([pairs, self.heads * self.head_size])?,
+            );
         }
         join(contexts)
     }
@@ -235,7 +259,9 @@ fn join(mut parts: Vec<Tensor>) -> Outcome<Tensor> {
 }
 
 fn tensor_error(error: TchError) -> ModelError {
-    ModelError::Engine { reason: super::EngineError::from(error).to_string() }
+    ModelError::Engine {
+        reason: super::EngineError::from(error).to_string(),
+    }
 }
 
 /// From a checkpoint's tensors to tensors on the device.
@@ -275,10 +301,16 @@ impl Source<'_> {
 
     /// Several square layers stacked into one: one product in place of several.
     fn joined(&self, names: &[String], width: usize, kind: Kind) -> Result<Linear, ModelError> {
-        let parts = names.iter().map(|name| self.linear(name, width, width, kind)).collect::<Result<Vec<_>, _>>()?;
+        let parts = names
+            .iter()
+            .map(|name| self.linear(name, width, width, kind))
+            .collect::<Result<Vec<_>, _>>()?;
         let cat = |pick: fn(&Linear) -> &Tensor| {
             Tensor::f_cat(&parts.iter().map(pick).collect::<Vec<_>>(), 0).map_err(tensor_error)
         };
-        Ok(Linear { weight: cat(|part| &part.weight)?, bias: cat(|part| &part.bias)? })
+        Ok(Linear {
+            weight: cat(|part| &part.weight)?,
+            bias: cat(|part| &part.bias)?,
+        })
     }
 }

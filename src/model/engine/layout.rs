@@ -47,7 +47,13 @@ impl Layout {
         // Longest first: the largest allocations come first and later ones fit into what they leave. Then by content,
         // so that equal pairs are neighbours.
         let key = |pair: usize| (&pairs[pair].ids, &pairs[pair].type_ids);
-        order.sort_by(|&a, &b| pairs[b].ids.len().cmp(&pairs[a].ids.len()).then_with(|| key(a).cmp(&key(b))));
+        order.sort_by(|&a, &b| {
+            pairs[b]
+                .ids
+                .len()
+                .cmp(&pairs[a].ids.len())
+                .then_with(|| key(a).cmp(&key(b)))
+        });
         let tokens = pairs.iter().map(|pair| pair.ids.len()).sum();
         let mut layout = Layout {
             places: vec![0; pairs.len()],
@@ -72,7 +78,12 @@ impl Layout {
         let (start, length) = (self.ids.len(), pair.ids.len());
         match self.groups.last_mut() {
             Some(group) if group.length == length => group.pairs += 1,
-            _ => self.groups.push(Group { pair_start: self.firsts.len(), pairs: 1, token_start: start, length }),
+            _ => self.groups.push(Group {
+                pair_start: self.firsts.len(),
+                pairs: 1,
+                token_start: start,
+                length,
+            }),
         }
         self.firsts.push(start as i64);
         self.ids.extend(pair.ids.iter().map(|&id| i64::from(id)));
@@ -111,7 +122,10 @@ impl Layout {
 
     /// Scores in layout order (`[pairs()]`) back into the caller's order.
     pub fn unsort(&self, scores: &[f32]) -> Vec<f32> {
-        self.places.iter().map(|&place| scores.get(place).copied().unwrap_or(f32::NAN)).collect()
+        self.places
+            .iter()
+            .map(|&place| scores.get(place).copied().unwrap_or(f32::NAN))
+            .collect()
     }
 }
 
@@ -120,18 +134,33 @@ mod tests {
     use super::*;
 
     fn pair(ids: &[u32]) -> PairTokens {
-        PairTokens { ids: ids.to_vec(), type_ids: vec![0; ids.len()], truncated: false }
+        PairTokens {
+            ids: ids.to_vec(),
+            type_ids: vec![0; ids.len()],
+            truncated: false,
+        }
     }
 
     #[test]
     fn groups_equal_lengths_computes_equal_pairs_once_and_finds_the_way_back() {
-        let pairs = [pair(&[10, 11]), pair(&[7, 8, 9]), pair(&[5, 6]), pair(&[12]), pair(&[10, 11])];
+        let pairs = [
+            pair(&[10, 11]),
+            pair(&[7, 8, 9]),
+            pair(&[5, 6]),
+            pair(&[12]),
+            pair(&[10, 11]),
+        ];
         let layout = Layout::new(&pairs.iter().collect::<Vec<_>>(), None);
         assert_eq!(layout.ids, [7, 8, 9, 5, 6, 10, 11, 12]);
         assert_eq!(layout.positions, [0, 1, 2, 0, 1, 0, 1, 0]);
         assert_eq!(layout.firsts, [0, 3, 5, 7]);
         assert_eq!(layout.places, [2, 0, 1, 3, 2]);
-        let group = |pair_start, pairs, token_start, length| Group { pair_start, pairs, token_start, length };
+        let group = |pair_start, pairs, token_start, length| Group {
+            pair_start,
+            pairs,
+            token_start,
+            length,
+        };
         assert_eq!(layout.groups, [group(0, 1, 0, 3), group(1, 2, 3, 2), group(3, 1, 7, 1)]);
         assert_eq!(layout.unsort(&[0.0, 1.0, 2.0, 3.0]), [2.0, 0.0, 1.0, 3.0, 2.0]);
     }

@@ -66,9 +66,15 @@ impl From<tch::TchError> for EngineError {
     fn from(error: tch::TchError) -> Self {
         let text = first_line(&error.to_string());
         let lower = text.to_ascii_lowercase();
-        const FATAL: [&str; 5] =
-            ["device-side assert", "illegal memory access", "unspecified launch failure", "device lost", "uncorrectable ecc"];
-        if lower.contains("out of memory") || lower.contains("can't allocate memory") || lower.contains("alloc_failed") {
+        const FATAL: [&str; 5] = [
+            "device-side assert",
+            "illegal memory access",
+            "unspecified launch failure",
+            "device lost",
+            "uncorrectable ecc",
+        ];
+        if lower.contains("out of memory") || lower.contains("can't allocate memory") || lower.contains("alloc_failed")
+        {
             EngineError::OutOfMemory(text)
         } else if FATAL.iter().any(|sign| lower.contains(sign)) {
             EngineError::Fatal(text)

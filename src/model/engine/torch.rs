@@ -56,7 +56,11 @@ impl TorchEngine {
         let device = choose_device(settings.device, &settings.cuda_library)?;
         let precision = choose_precision(settings.precision, device);
         if device == Device::Cpu {
-            let threads = if settings.threads > 0 { settings.threads } else { cores() };
+            let threads = if settings.threads > 0 {
+                settings.threads
+            } else {
+                cores()
+            };
             tch::set_num_threads(threads as i32);
         }
         let weights = Weights::open(checkpoint)?;
@@ -101,7 +105,9 @@ impl TorchEngine {
         let borrowed: Vec<&PairTokens> = pairs.iter().collect();
         // Twice: libtorch's CPU kernels plan at the first call and run at speed from the second.
         for _ in 0..2 {
-            self.score(&borrowed).map_err(|error| ModelError::Engine { reason: format!("warm-up: {error}") })?;
+            self.score(&borrowed).map_err(|error| ModelError::Engine {
+                reason: format!("warm-up: {error}"),
+            })?;
         }
         Ok(())
     }
