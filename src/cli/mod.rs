@@ -7,6 +7,7 @@
 // `println!` panics when the reader of a pipe has left (`| head`); [`print`] does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod config;
 mod flags;
 mod model;
@@ -84,6 +85,13 @@ enum Command {
   cat candidates.txt | nats-rerank query \"how do cats purr\"\n\n{EXIT_CODES}"
     ))]
     Query(query::Args),
+    /// Measure: callers in a closed loop, latency and throughput over NATS.
+    #[command(after_help = format!(
+        "Examples:
+  nats-rerank bench --payload request.json --requests 500
+  nats-rerank bench --payload requests.json --callers 50 --timeout-ms 250 --format json\n\n{EXIT_CODES}"
+    ))]
+    Bench(bench::Args),
     /// Look at a model: architecture, size, limits, activation, precision.
     #[command(after_help = format!(
         "Examples:
@@ -158,6 +166,7 @@ fn run(command: Command, global: &Global) -> u8 {
     let done = match command {
         Command::Worker(args) => worker::run(args, global),
         Command::Query(args) => query::run(args, global).map(|()| 0),
+        Command::Bench(args) => bench::run(args, global).map(|()| 0),
         Command::Model(args) => model::run(args, global).map(|()| 0),
         Command::Config(args) => config::run(args, global).map(|()| 0),
     };

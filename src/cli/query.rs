@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::client::{Answer, CallError, CallOptions, Caller};
 use crate::config::Config;
-use crate::nats::ConnectError;
+use crate::nats::{ConnectError, ConnectErrorKind};
 use crate::protocol::{Encoding, RefusalKind, Request};
 
 use super::{CliError, Global};
@@ -85,10 +85,17 @@ pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
     super::print(&render::page(args.format, &request, &outcome, &look()))?;
     match asked {
         Ok(_) => Ok(()),
-        Err(failure) => Err(CliError::Failed(format!(
-            "not reranked: {}. {}. The documents above are in the order they came in",
-            failure.what, failure.advice
-        ))),
+        Err(failure) => {
+            let message = format!(
+                "not reranked: {}. {}. The documents above are in the order they came in",
+                failure.what, failure.advice
+            );
+            Err(if failure.kind == BAD_SETTING {
+                CliError::Usage(message)
+            } else {
+                CliError::Failed(message)
+            })
+        }
     }
 }
 
@@ -129,6 +136,9 @@ fn look() -> Look {
     }
 }
 
+/// The kind of a failure that lies in the settings, not in the world.
+const BAD_SETTING: &str = "bad_setting";
+
 /// Why there is no ranking, and what a person can do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Failure {
@@ -140,10 +150,17 @@ struct Failure {
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
+        let (kind, advice) = match error.kind() {
+            ConnectErrorKind::Settings => (
+                BAD_SETTING,
+                "`nats-rerank config print` shows where each setting comes from",
+            ),
+            _ => ("not_connected", "`--set nats.url=nats://HOST:PORT` asks another server"),
+        };
         Self {
-            kind: "not_connected",
+            kind,
             what: error.to_string(),
-            advice: "`--set nats.url=nats://HOST:PORT` asks another server",
+            advice,
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn documents(file: Option<&Path>, jsonl: bool) -> Result<Vec<Document
         Some(file) => {
             let from = format!("--documents {}", file.display());
             let bytes = File::open(file)
-                .and_then(|file| read(file))
+                .and_then(read)
                 .map_err(|error| format!("{from}: {error}"))?;
             (from, bytes)
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Row, Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Row, Table, TableComponent, presets};
 use serde_json::{Map, Value, json};
 
 use crate::client::Answer;
@@ -104,6 +104,15 @@ fn table(request: &Request, outcome: &Outcome<'_>, lines: &[Line<'_>], look: &Lo
     table
         .load_preset(presets::UTF8_HORIZONTAL_ONLY)
         .set_content_arrangement(ContentArrangement::Dynamic);
+    // Rules frame the head and the foot; between rows they would only take room.
+    for rule in [
+        TableComponent::HorizontalLines,
+        TableComponent::MiddleIntersections,
+        TableComponent::LeftBorderIntersections,
+        TableComponent::RightBorderIntersections,
+    ] {
+        table.remove_style(rule);
+    }
     table.set_width(look.width);
     if look.color {
         table.enforce_styling();
@@ -372,8 +381,8 @@ mod tests {
                 &Look { color: false, width },
             );
             let table: Vec<&str> = page.lines().skip(3).collect();
-            // A rule at each end, the header with its rule, and one line a row with rules between.
-            assert_eq!(table.len(), 3 + 2 * 4, "{page}");
+            // A rule at each end, the header with its rule, and one line a row.
+            assert_eq!(table.len(), 4 + 4, "{page}");
             // Wide characters take two columns, so that counting characters is on the safe side only this way round.
             assert!(
                 table.iter().all(|line| line.chars().count() <= usize::from(width)),

@@ -1,0 +1,80 @@
+//! The invariants of ARCHITECTURE.md that can be read off the source.
+
+use std::path::{Path, PathBuf};
+
+use crate::support::root;
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a source folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every source file below `src/<folder>` as (path below src, code without comments).
+fn code(folder: &str) -> Vec<(String, String)> {
+    let src = root().join("src");
+    let mut found = Vec::new();
+    sources(&src.join(folder), &mut found);
+    assert!(!found.is_empty(), "no sources in {folder}");
+    found
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).expect("a source file");
+            let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            (path.strip_prefix(&src).expect("below src").display().to_string(), code.join("\n"))
+        })
+        .collect()
+}
+
+fn files_with(folder: &str, needle: &str) -> Vec<String> {
+    let mut found: Vec<String> =
+        code(folder).into_iter().filter(|(_, code)| code.contains(needle)).map(|(path, _)| path).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn only_the_engine_names_tch() {
+    let elsewhere: Vec<String> =
+        files_with("", "tch::").into_iter().filter(|path| !path.starts_with("model/engine/")).collect();
+    assert_eq!(elsewhere, Vec::<String>::new());
+}
+
+#[test]
+fn only_receive_and_reply_speak_nats_in_the_worker() {
+    assert_eq!(files_with("worker", "async_nats"), ["worker/receive.rs", "worker/reply.rs"]);
+}
+
+#[test]
+fn batch_and_rank_read_no_clock() {
+    for (path, code) in code("worker") {
+        if path == "worker/batch.rs" || path == "worker/rank.rs" {
+            for banned in ["Instant::now", "SystemTime", "tokio", "std::fs", "std::net"] {
+                assert!(!code.contains(banned), "{path} uses {banned}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_client_needs_neither_worker_nor_model() {
+    for folder in ["client", "protocol"] {
+        for (path, code) in code(folder) {
+            for banned in ["crate::worker", "crate::model", "crate::config", "crate::cli"] {
+                assert!(!code.contains(banned), "{path} uses {banned}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_channel_without_a_bound() {
+    for needle in ["unbounded_channel", "mpsc::channel()", "crossbeam_channel::unbounded"] {
+        assert_eq!(files_with("", needle), Vec::<String>::new(), "{needle}");
+    }
+}

