@@ -17,7 +17,7 @@ use super::{CliError, Global, print};
 /// Flags of `nats-rerank bench`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A file with one request as JSON, or an array of them, sent in turn
+    /// A file of requests as JSON, sent in turn: one, an array of them, or one a line
     #[arg(long, value_name = "FILE")]
     payload: PathBuf,
 
@@ -131,13 +131,17 @@ fn payload(args: &Args) -> Result<Vec<Request>, CliError> {
     let shown = args.payload.display();
     let wrong = |reason: String| CliError::Usage(format!("--payload {shown}: {reason}"));
     let text = std::fs::read_to_string(&args.payload).map_err(|error| wrong(error.to_string()))?;
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    let values = match value {
-        serde_json::Value::Array(values) => values,
-        value => vec![value],
+    let values = serde_json::Deserializer::from_str(&text)
+        .into_iter::<serde_json::Value>()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| wrong(error.to_string()))?;
+    let values = match <[serde_json::Value; 1]>::try_from(values) {
+        Ok([serde_json::Value::Array(values)]) => values,
+        Ok([value]) => vec![value],
+        Err(values) => values,
     };
     if values.is_empty() {
-        return Err(wrong("the array is empty".to_owned()));
+        return Err(wrong("there is no request in it".to_owned()));
     }
     values
         .iter()

@@ -45,6 +45,8 @@ impl Worker {
             "log.format=json",
             "--set",
             "model.precision=fp32",
+            "--set",
+            "model.threads=1",
         ]);
         for set in sets {
             command.args(["--set", set]);
