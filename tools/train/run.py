@@ -31,12 +31,13 @@ RUN = S.CACHE / "run.json"
 def prepare():
     S.CACHE.mkdir(parents=True, exist_ok=True)
     p = pool.build()
-    return p, lists.build(p, teacher.vectors(p))
+    v = teacher.vectors(p)
+    return p, v, lists.build(p, v)
 
 
 def train(steps):
-    p, data = prepare()
-    model, kept, run = trainer.train(p, data, steps, on_export=student.export)
+    p, v, data = prepare()
+    model, kept, run = trainer.train(p, v, data, steps, on_export=student.export)
     student.export(model, kept)
     run |= dict(vocabulary=len(kept), parameters=sum(w.numel() for w in model.parameters()))
     RUN.write_text(json.dumps(run))

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import pool as P, settings as S, teacher as T
 
-QUERIES, CANDIDATES, NEAREST, POOL = 150, 20, 7, 1200
+QUERIES, CANDIDATES, NEAREST, POOL = 120, 20, 7, 1200
 
 
 class BM25:
@@ -44,7 +44,7 @@ def figures(score_lists):
         rank = 1 + (s > s[0]).sum() + ((s == s[0]).sum() - 1) / 2
         mrr.append(1 / rank if rank <= 10 else 0.0)
         hit.append(float(rank == 1))
-    return dict(mrr10=round(float(np.mean(mrr)), 4), accuracy1=round(float(np.mean(hit)), 4))
+    return dict(mrr10=round(float(np.mean(mrr)), 4), stderr=round(float(np.std(mrr) / len(mrr) ** 0.5), 4), accuracy1=round(float(np.mean(hit)), 4))
 
 
 def description_sets(pool, teacher):

@@ -58,3 +58,39 @@ def build(pool, vectors):
     out = dict(query=query, cands=cands, cosines=cosines.astype(np.float32), gold=np.array([r[2] for r in rows], np.int8))
     np.savez(LISTS, **out)
     return out
+
+
+def second_part(pool, vectors, lists, dev, count):
+    """Lists of the second part of training: other lists than the first part's, by SECOND_MIX.
+
+    The last candidate of each is replaced by another *query* that shares a word with this one, so
+    that being worded alike (how to ..., what is ...) earns only what the teacher gives it.
+    """
+    rng = random.Random(S.SEED + 3)
+    texts = pool["texts"]
+    source = {(q, p): s for q, p, s in pool["pairs"]}
+    rows = defaultdict(list)
+    for r in range(S.SECOND_FROM * S.LISTS_PER_STEP, len(lists["query"]) - dev):
+        gold = int(lists["cands"][r][0]) if lists["gold"][r] else -1
+        rows[source.get((int(lists["query"][r]), gold))].append(r)
+    total = sum(S.SECOND_MIX.values())
+    chosen = []
+    for name, share in S.SECOND_MIX.items():
+        group = rows[name]
+        while len(group) < count * share // total + 1:
+            group = group + group
+        chosen += group[:count * share // total + 1]
+    rng.shuffle(chosen)
+    by_word = defaultdict(list)
+    for q in sorted({q for q, _, _ in pool["pairs"]}):
+        for w in set(re.findall(r"[a-z]+", texts[q].lower())):
+            by_word[w].append(q)
+    out = {k: v[chosen].copy() for k, v in lists.items()}
+    for r, q in enumerate(out["query"]):
+        words = sorted(w for w in set(re.findall(r"[a-z]+", texts[q].lower())) if len(by_word[w]) > 1)
+        if words:
+            other = rng.choice(by_word[rng.choice(words)])
+            cosine = float(vectors[q].astype(np.float32) @ vectors[other].astype(np.float32))
+            if other != q and other not in out["cands"][r] and cosine < 0.7:
+                out["cands"][r, -1], out["cosines"][r, -1] = other, cosine
+    return out

@@ -50,8 +50,14 @@ LISTS_PER_STEP = 8
 MAX_TOKENS = 150
 LEARNING_RATE = 1.2e-4
 WARMUP_STEPS = 100
-DECAY_SHARE = 0.25  # the last quarter of the steps decays to zero
-STEPS = 3_000
+DECAY_SHARE = 0.2  # the last fifth of the steps decays to zero
+STEPS = 1_500
+# From this step on the lists are mostly short general English, some candidates are themselves
+# worded as queries, and the rate is higher.
+SECOND_FROM = 800
+SECOND_LISTS = 8_800
+SECOND_RATE = 2e-4
+SECOND_MIX = {"sentence": 35, "paraphrase": 15, "wordnet": 15, "gcide": 5, "fortunes": 8, "docs": 12, "package": 10}
 SOFT_TAU = 1 / 12  # temperature of the teacher's cosines in the listwise target; matches POINT_SCALE
 GOLD_WEIGHT = 0.45  # weight of the known answer against the teacher's softmax
 POINT_WEIGHT = 0.5  # weight of the pointwise loss

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from . import settings as S, student, vocab
+from .lists import second_part
 
 CHECKPOINT = S.CACHE / "checkpoint.pt"
 KEPT = S.CACHE / "vocab.json"
@@ -99,7 +100,7 @@ def dev_figures(batcher, model, rows):
                 dev_agree=round(float(np.mean(agree)), 4))
 
 
-def train(pool, lists, steps=S.STEPS, checkpoint_every=200, on_export=None):
+def train(pool, vectors, lists, steps=S.STEPS, checkpoint_every=200, on_export=None):
     """Train to `steps`, from the checkpoint if there is one; returns the model and the kept vocabulary."""
     torch.manual_seed(S.SEED)
     kept = kept_vocabulary(pool)
@@ -115,17 +116,15 @@ def train(pool, lists, steps=S.STEPS, checkpoint_every=200, on_export=None):
         opt.load_state_dict(saved["opt"])
         step, seconds = saved["step"], saved["seconds"]
         print(f"resumed at step {step}", flush=True)
-    batcher = Batcher(pool, lists, kept)
-    rows_all = np.arange(len(lists["query"]))
-    dev, rows_all = rows_all[-DEV_LISTS:], rows_all[:-DEV_LISTS]
-    per_epoch = len(rows_all) // S.LISTS_PER_STEP
+    first = Batcher(pool, lists, kept)
+    dev = np.arange(len(lists["query"]))[-DEV_LISTS:]
+    second = Batcher(pool, second_part(pool, vectors, lists, DEV_LISTS, S.SECOND_LISTS), kept)
     begin, mean, tokens = time.time(), [], 0
     while step < steps:
-        epoch, at = divmod(step, per_epoch)
-        order = rows_all if epoch == 0 else np.random.default_rng(S.SEED + epoch).permutation(rows_all)
-        rows = order[at * S.LISTS_PER_STEP:(at + 1) * S.LISTS_PER_STEP]
+        batcher, at, top = (first, step, S.LEARNING_RATE) if step < S.SECOND_FROM else (second, step - S.SECOND_FROM, S.SECOND_RATE)
+        rows = np.arange(at * S.LISTS_PER_STEP, (at + 1) * S.LISTS_PER_STEP) % (len(batcher.lists["query"]) - DEV_LISTS * (batcher is first))
         for g in opt.param_groups:
-            g["lr"] = S.LEARNING_RATE * rate(step, steps)
+            g["lr"] = top * rate(step, steps)
         model.train()
         loss, _, n = loss_of(batcher, model, rows)
         loss.backward()
@@ -141,7 +140,7 @@ def train(pool, lists, steps=S.STEPS, checkpoint_every=200, on_export=None):
                         seconds=round(seconds + spent), tokens_per_s=round(tokens / spent))
             if step % checkpoint_every == 0 or step == steps:
                 model.eval()
-                line |= dev_figures(batcher, model, dev)
+                line |= dev_figures(first, model, dev)
                 tmp = CHECKPOINT.with_suffix(".tmp")
                 torch.save(dict(model=model.state_dict(), opt=opt.state_dict(), step=step, seconds=seconds + spent), tmp)
                 tmp.rename(CHECKPOINT)
