@@ -28,6 +28,7 @@ pub struct Args {
 /// # Errors
 /// A bad setting, no model, no connection, or an engine that died.
 pub fn run(args: Args, global: &Global) -> Result<u8, CliError> {
+    calm_openmp();
     let config = global.load_with(args.settings.flags())?.config;
     telemetry::logs::init(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
     for warning in config.warnings() {
@@ -46,6 +47,42 @@ pub fn run(args: Args, global: &Global) -> Result<u8, CliError> {
     runtime.shutdown_timeout(Duration::from_millis(200));
     Ok(code)
 }
+
+/// How often a thread of libtorch's pool looks for work before it sleeps. By default it spins for milliseconds between
+/// operators; where cores are shared (two workers, a busy neighbour) that eats the very core the work waits for. Measured
+/// on two cores, TinyBERT-L2, two workers, eight callers: 16 requests a second with the default, 89 with this; one
+/// worker alone is as fast with either.
+const SPIN_COUNT: &str = "1000";
+
+/// libgomp reads its environment once, when it is loaded, which is before `main`: so this program starts itself again,
+/// in the same process, with the variable set. Whoever has set one of these knows better.
+#[cfg(target_os = "linux")]
+fn calm_openmp() {
+    use std::os::unix::process::CommandExt;
+    const OURS: &str = "GOMP_SPINCOUNT";
+    if [OURS, "OMP_WAIT_POLICY"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some())
+    {
+        return;
+    }
+    let mut arguments = std::env::args_os();
+    let (Ok(program), Some(name)) = (std::env::current_exe(), arguments.next()) else {
+        return;
+    };
+    // Returns only if it failed; then the worker runs on, just less well beside others.
+    let error = std::process::Command::new(program)
+        .arg0(name)
+        .args(arguments)
+        .env(OURS, SPIN_COUNT)
+        .exec();
+    super::say(&format!(
+        "warning: cannot set {OURS} ({error}); the worker may be slow on shared cores"
+    ));
+}
+
+#[cfg(not(target_os = "linux"))]
+fn calm_openmp() {}
 
 async fn serve(config: Config) -> Result<u8, CliError> {
     let (stop_sender, stop) = watch::channel(false);
