@@ -28,7 +28,7 @@ pub struct Args {
 /// # Errors
 /// A bad setting, no model, no connection, or an engine that died.
 pub fn run(args: Args, global: &Global) -> Result<u8, CliError> {
-    calm_openmp();
+    settle_libraries();
     let config = global.load_with(args.settings.flags())?.config;
     telemetry::logs::init(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
     for warning in config.warnings() {
@@ -48,41 +48,50 @@ pub fn run(args: Args, global: &Global) -> Result<u8, CliError> {
     Ok(code)
 }
 
-/// How often a thread of libtorch's pool looks for work before it sleeps. By default it spins for milliseconds between
-/// operators; where cores are shared (two workers, a busy neighbour) that eats the very core the work waits for. Measured
-/// on two cores, TinyBERT-L2, two workers, eight callers: 16 requests a second with the default, 89 with this; one
-/// worker alone is as fast with either.
-const SPIN_COUNT: &str = "1000";
+/// What the libraries below libtorch read from the environment, and what suits a worker. Whoever has set one of them
+/// knows better. Measured on two cores (TinyBERT-L2, 24 candidates; docs/benchmarks/log.md has the tries):
+///
+/// * A thread of libtorch's pool spins for milliseconds between operators before it sleeps. Where cores are shared (two
+///   workers, a busy neighbour) that eats the very core the work waits for: two workers, eight callers, 16 requests a
+///   second by default, 89 with this; one worker alone is as fast with either.
+/// * The bf16 layers' plans are cached a thousand shapes deep, twice: 700 MB after a few minutes, 250 MB with this.
+/// * MKL keeps its buffers for good: 360 MB, 240 MB with this, at the same speed.
+const LIBRARY_SETTINGS: [(&str, &str); 4] = [
+    ("GOMP_SPINCOUNT", "1000"),
+    ("LRU_CACHE_CAPACITY", "64"),
+    ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"),
+    ("MKL_DISABLE_FAST_MM", "1"),
+];
 
-/// libgomp reads its environment once, when it is loaded, which is before `main`: so this program starts itself again,
-/// in the same process, with the variable set. Whoever has set one of these knows better.
+/// The libraries read their environment when they are loaded, which is before `main`: so this program starts itself
+/// again, in the same process, with the missing variables set.
 #[cfg(target_os = "linux")]
-fn calm_openmp() {
+fn settle_libraries() {
     use std::os::unix::process::CommandExt;
-    const OURS: &str = "GOMP_SPINCOUNT";
-    if [OURS, "OMP_WAIT_POLICY"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some())
-    {
-        return;
-    }
+    let missing: Vec<_> = LIBRARY_SETTINGS
+        .into_iter()
+        .filter(|(name, _)| std::env::var_os(name).is_none())
+        .collect();
     let mut arguments = std::env::args_os();
     let (Ok(program), Some(name)) = (std::env::current_exe(), arguments.next()) else {
         return;
     };
-    // Returns only if it failed; then the worker runs on, just less well beside others.
+    if missing.is_empty() {
+        return;
+    }
+    // Returns only if it failed; then the worker runs on, just less well.
     let error = std::process::Command::new(program)
         .arg0(name)
         .args(arguments)
-        .env(OURS, SPIN_COUNT)
+        .envs(missing)
         .exec();
     super::say(&format!(
-        "warning: cannot set {OURS} ({error}); the worker may be slow on shared cores"
+        "warning: the worker could not start itself again with its library settings: {error}"
     ));
 }
 
 #[cfg(not(target_os = "linux"))]
-fn calm_openmp() {}
+fn settle_libraries() {}
 
 async fn serve(config: Config) -> Result<u8, CliError> {
     let (stop_sender, stop) = watch::channel(false);

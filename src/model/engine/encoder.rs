@@ -161,7 +161,11 @@ impl Encoder {
         let x = self.after_attention(layer, &context, &x_firsts)?;
         let Head::DenseTanh { dense, out } = &self.head;
         let pooled = dense.forward(&x.f_to_kind(Kind::Float)?)?.f_tanh()?;
-        let logits = out.forward(&pooled)?.f_view([-1])?.f_to_device(Device::Cpu)?;
+        let logits = out
+            .forward(&pooled)?
+            .f_view([-1])?
+            .f_narrow(0, 0, layout.pairs() as i64)?
+            .f_to_device(Device::Cpu)?;
         let mut host = vec![0f32; layout.pairs()];
         logits.f_copy_data(&mut host, layout.pairs())?;
         Ok(host)
@@ -198,7 +202,7 @@ impl Encoder {
                     .f_reshape([pairs * length, self.heads * self.head_size])?,
             );
         }
-        join(contexts)
+        self.join(contexts, x)
     }
 
     /// Self-attention of each pair's first token over all tokens of its pair: `[pairs, hidden]`.
@@ -223,7 +227,20 @@ impl Encoder {
                     .f_reshape([pairs, self.heads * self.head_size])?,
             );
         }
-        join(contexts)
+        self.join(contexts, x_firsts)
+    }
+
+    /// The groups' contexts as one matrix with as many rows as `like`: idle rows get zeros.
+    fn join(&self, mut contexts: Vec<Tensor>, like: &Tensor) -> Outcome<Tensor> {
+        let rows: i64 = contexts.iter().map(|context| context.size()[0]).sum();
+        let idle = like.size()[0] - rows;
+        if idle > 0 {
+            contexts.push(Tensor::f_zeros([idle, like.size()[1]], (like.kind(), self.device))?);
+        }
+        match contexts.len() {
+            1 => Ok(contexts.remove(0)),
+            _ => Tensor::f_cat(&contexts, 0),
+        }
     }
 
     /// What follows attention in a layer, for any set of rows.
@@ -249,13 +266,6 @@ impl Encoder {
 
 fn attend(query: &Tensor, key: &Tensor, value: &Tensor) -> Outcome<Tensor> {
     Tensor::f_scaled_dot_product_attention::<Tensor>(query, key, value, None, 0.0, false, None, false)
-}
-
-fn join(mut parts: Vec<Tensor>) -> Outcome<Tensor> {
-    match parts.len() {
-        1 => Ok(parts.remove(0)),
-        _ => Tensor::f_cat(&parts, 0),
-    }
 }
 
 fn tensor_error(error: TchError) -> ModelError {

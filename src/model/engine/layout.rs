@@ -4,6 +4,10 @@
 //! the flat `[tokens, hidden]` matrix; attention works group by group, and since all pairs of a group have the same
 //! length, a group is a view of that matrix: nothing is padded, masked or copied.
 //!
+//! Behind the last pair come a few idle rows, up to a round number: the libraries below build and cache a plan for every
+//! shape they meet (a megabyte each), so shapes must be few. At most one row in 32 of a large batch is idle; attention
+//! never sees them.
+//!
 //! A pair that stands in the batch more than once is computed once; so equal pairs get equal logits to the last bit,
 //! which matrix products alone do not promise for different rows.
 
@@ -29,14 +33,16 @@ pub struct Layout {
     pub places: Vec<usize>,
     /// Groups of equal length, longest first.
     pub groups: Vec<Group>,
-    /// Token ids, flat, `[tokens]`.
+    /// Token ids, flat, `[rows]`.
     pub ids: Vec<i64>,
-    /// Positions, flat, `[tokens]`.
+    /// Positions, flat, `[rows]`.
     pub positions: Vec<i64>,
-    /// Type ids, flat, `[tokens]`.
+    /// Type ids, flat, `[rows]`.
     pub types: Vec<i64>,
-    /// Where each pair's first token lies, `[pairs]`, in layout order.
+    /// Where each pair's first token lies, in layout order, then idle places up to a round number.
     pub firsts: Vec<i64>,
+    pairs: usize,
+    tokens: usize,
 }
 
 impl Layout {
@@ -62,6 +68,8 @@ impl Layout {
             positions: Vec::with_capacity(tokens),
             types: Vec::with_capacity(tokens),
             firsts: Vec::with_capacity(pairs.len()),
+            pairs: 0,
+            tokens: 0,
         };
         let mut previous = None;
         for index in order {
@@ -71,6 +79,13 @@ impl Layout {
             }
             layout.places[index] = layout.firsts.len() - 1;
         }
+        layout.pairs = layout.firsts.len();
+        layout.tokens = layout.ids.len();
+        let rows = rounded(layout.tokens);
+        for column in [&mut layout.ids, &mut layout.positions, &mut layout.types] {
+            column.resize(rows, 0);
+        }
+        layout.firsts.resize(rounded(layout.pairs), 0);
         layout
     }
 
@@ -93,12 +108,17 @@ impl Layout {
 
     /// Pairs in the layout: those that differ.
     pub fn pairs(&self) -> usize {
-        self.firsts.len()
+        self.pairs
+    }
+
+    /// Rows of the flat matrix: tokens and idle rows.
+    pub fn rows(&self) -> usize {
+        self.ids.len()
     }
 
     /// Tokens in the batch.
     pub fn tokens(&self) -> usize {
-        self.ids.len()
+        self.tokens
     }
 
     /// transformers counts RoBERTa positions over the tokens that are not padding, and gives padding its own id as a
@@ -129,6 +149,11 @@ impl Layout {
     }
 }
 
+/// The next number of a coarse scale: 16 to 32 steps an octave, steps of 8 at the least.
+fn rounded(count: usize) -> usize {
+    count.next_multiple_of((count.next_power_of_two() / 32).max(8))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,7 +178,8 @@ mod tests {
         let layout = Layout::new(&pairs.iter().collect::<Vec<_>>(), None);
         assert_eq!(layout.ids, [7, 8, 9, 5, 6, 10, 11, 12]);
         assert_eq!(layout.positions, [0, 1, 2, 0, 1, 0, 1, 0]);
-        assert_eq!(layout.firsts, [0, 3, 5, 7]);
+        assert_eq!((layout.pairs(), layout.tokens(), layout.rows()), (4, 8, 8));
+        assert_eq!(layout.firsts, [0, 3, 5, 7, 0, 0, 0, 0]);
         assert_eq!(layout.places, [2, 0, 1, 3, 2]);
         let group = |pair_start, pairs, token_start, length| Group {
             pair_start,
@@ -169,6 +195,17 @@ mod tests {
     fn roberta_positions_skip_padding_spelt_out_in_a_text() {
         let pairs = [pair(&[0, 4, 1, 5, 2])];
         let layout = Layout::new(&pairs.iter().collect::<Vec<_>>(), Some(1));
-        assert_eq!(layout.positions, [2, 3, 1, 4, 5]);
+        assert_eq!(layout.positions, [2, 3, 1, 4, 5, 0, 0, 0]);
+        assert_eq!((layout.tokens(), layout.rows()), (5, 8));
+    }
+
+    #[test]
+    fn shapes_are_few_and_idle_rows_too() {
+        let shapes: std::collections::BTreeSet<usize> = (1..=4096).map(rounded).collect();
+        assert!(shapes.len() <= 120, "{} shapes", shapes.len());
+        for count in 1..=4096 {
+            let idle = rounded(count) - count;
+            assert!(idle < 8 || idle * 16 <= count, "{count} rows get {idle} idle ones");
+        }
     }
 }
