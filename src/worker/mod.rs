@@ -24,6 +24,7 @@ pub use decode::RequestLimits;
 pub use infer::{Loaded, model_loads};
 pub use rank::rank;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -116,13 +117,20 @@ pub async fn run(
     )
     .await?;
 
+    let _closing = Closing(gatherer.clone());
+
     let worker_id = nuid::next().to_string();
     let plan = nats::ConnectPlan {
         retries_max: settings.connect_retries_max,
         subscription_capacity: settings.subscription_capacity,
         client_capacity: CLIENT_CAPACITY,
     };
-    let client = nats::connect(&settings.connection, plan, receive::on_event).await?;
+    let mut stopped = stop.clone();
+    let client = tokio::select! {
+        client = nats::connect(&settings.connection, plan, receive::on_event) => client?,
+        // Nothing was taken, so nothing is owed.
+        _ = stopped.wait_for(|&stop| stop) => return Ok(()),
+    };
 
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
@@ -228,6 +236,16 @@ pub async fn run(
     }
     tracing::info!("stopped");
     outcome
+}
+
+/// Ends the engine thread's waiting however `run` ends.
+struct Closing(Arc<Gatherer>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0
+            .close(Refusal::new(RefusalKind::Unavailable, "this worker is shutting down"));
+    }
 }
 
 /// From logits to the reply; on the engine thread, since it takes microseconds.
