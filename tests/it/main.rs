@@ -2,6 +2,7 @@
 
 mod architecture;
 mod engine;
+mod identity;
 mod lifecycle;
 mod seeds;
 mod support;
