@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: one link, one nats-server a test.
 
 mod architecture;
+mod chaos;
 mod engine;
 mod identity;
 mod lifecycle;
