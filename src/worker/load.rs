@@ -60,8 +60,13 @@ impl Load {
 
     /// Tells the size of a batch and the longest pair, in tokens.
     pub fn set_sizes(&mut self, batch_tokens: usize, length_max: usize) {
-        self.batch_tokens = batch_tokens.max(1);
+        self.set_batch_tokens(batch_tokens);
         self.length_max = length_max;
+    }
+
+    /// The size of a batch has changed.
+    pub fn set_batch_tokens(&mut self, batch_tokens: usize) {
+        self.batch_tokens = batch_tokens.max(1);
     }
 
     /// About how many tokens the pairs of this query with documents of these sizes (bytes) have.
@@ -95,6 +100,11 @@ impl Load {
     /// The same as a share of what callers allow.
     pub fn fullness(&self, now: Instant) -> f64 {
         self.wait(now).as_secs_f64() / self.budget_seconds.max(1e-3)
+    }
+
+    /// The predicted tokens a second of full batches; `None` while nothing was measured.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        self.rate.tokens_per_second(self.batch_tokens).map(f64::round)
     }
 
     /// Tokens that wait for the device.

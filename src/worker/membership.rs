@@ -125,7 +125,8 @@ mod tests {
                 let next = machine.step(now, true, fullness);
                 if next != inside {
                     prop_assert!(changed_at.is_none_or(|at| now - at >= MS * 100));
-                    prop_assert!(if next { fullness <= 0.5 } else { fullness >= 0.8 });
+                    let crossed = if next { fullness <= 0.5 } else { fullness >= 0.8 };
+                    prop_assert!(crossed);
                     (inside, changed_at) = (next, Some(now));
                 }
             }

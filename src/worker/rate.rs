@@ -9,9 +9,10 @@ use std::time::Duration;
 const CLASSES: usize = 25;
 /// Weight of a new measurement.
 const WEIGHT: f64 = 0.2;
-/// A measurement further off than this factor counts as this far off: a hiccup moves the estimate by a fifth at most, a
-/// device that has really changed is followed within some batches.
+/// A measurement further off than this factor counts as this far off: a hiccup moves the estimate by a fifth at most.
 const OUTLIER_FACTOR: f64 = 2.0;
+/// So many of them in a row, all to one side, are no hiccups: the device has changed, and the last one is believed.
+const OUTLIERS_BELIEVED: i8 = 3;
 /// What one doubt leaves of a prediction; see [`Rate::doubt`].
 const DOUBT: f64 = 0.8;
 
@@ -21,6 +22,8 @@ struct Class {
     mean: f64,
     /// Mean distance from the mean.
     deviation: f64,
+    /// Outliers in a row: above the mean if positive, below it if negative.
+    outliers: i8,
 }
 
 /// See the module.
@@ -62,6 +65,26 @@ impl Rate {
             class.deviation = measured * 0.05;
             return;
         }
+        let side = if measured > known.mean * OUTLIER_FACTOR {
+            1
+        } else if measured < known.mean / OUTLIER_FACTOR {
+            -1
+        } else {
+            0
+        };
+        class.outliers = if side * known.outliers.signum() > 0 {
+            known.outliers + side
+        } else {
+            side
+        };
+        if class.outliers.abs() >= OUTLIERS_BELIEVED {
+            *class = Class {
+                mean: measured,
+                deviation: measured * 0.25,
+                outliers: 0,
+            };
+            return;
+        }
         let measured = measured.clamp(known.mean / OUTLIER_FACTOR, known.mean * OUTLIER_FACTOR);
         class.deviation += WEIGHT * ((measured - known.mean).abs() - known.deviation);
         class.mean += WEIGHT * (measured - known.mean);
@@ -97,7 +120,7 @@ impl Rate {
 
     fn seconds_a_token(&self, tokens: usize) -> f64 {
         let of = |class: usize| {
-            let Class { mean, deviation } = self.classes[class];
+            let Class { mean, deviation, .. } = self.classes[class];
             mean + 2.0 * deviation
         };
         let class = class_of(tokens);

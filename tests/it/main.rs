@@ -2,6 +2,8 @@
 
 mod architecture;
 mod engine;
+mod faults;
+mod group;
 mod lifecycle;
 mod seeds;
 mod support;
