@@ -43,8 +43,8 @@ pub(super) async fn receive(
     group: &Group,
     outbox: &Outbox,
     mut wish: watch::Receiver<Wish>,
-    joined: impl Fn(),
-    take: impl Fn(Incoming, Place),
+    joined: impl Fn() + Sync,
+    take: impl Fn(Incoming, Place) + Sync,
 ) -> Result<(), String> {
     loop {
         // A sender that is gone can wish for nothing any more.
@@ -65,8 +65,8 @@ async fn serve(
     group: &Group,
     outbox: &Outbox,
     wish: &mut watch::Receiver<Wish>,
-    joined: &impl Fn(),
-    take: &impl Fn(Incoming, Place),
+    joined: &(impl Fn() + Sync),
+    take: &(impl Fn(Incoming, Place) + Sync),
 ) -> Result<(), String> {
     let Group { subject, queue_group } = group;
     let mut subscription = client
@@ -84,7 +84,8 @@ async fn serve(
     let leaves = loop {
         tokio::select! {
             biased;
-            _ = wish.wait_for(|&wish| wish != Wish::In) => break true,
+            // The guard is dropped here: it must not be held while waiting.
+            () = async { let _ = wish.wait_for(|&wish| wish != Wish::In).await; } => break true,
             message = subscription.next() => match message {
                 Some(message) => {
                     received += 1;
@@ -112,7 +113,7 @@ async fn serve(
 }
 
 /// False when nothing can be answered any more.
-async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &impl Fn(Incoming, Place)) -> bool {
+async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &(impl Fn(Incoming, Place) + Sync)) -> bool {
     let received_at = Instant::now();
     let received_at_unix = SystemTime::now();
     let Some(reply_to) = message.reply else {
