@@ -148,7 +148,7 @@ impl Queue {
             return Ok(load.add(deadline, tokens));
         };
         if load.is_idle() {
-            load.rate.doubt();
+            load.doubt(tokens);
         }
         let left = deadline.saturating_duration_since(now).as_millis();
         let why = match late {

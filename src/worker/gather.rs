@@ -185,8 +185,9 @@ impl Gatherer {
             let rate = self.queue.load().rate.clone();
             let tokens_max = state.batcher.tokens_max();
             let time = |tokens| rate.queue_time(tokens, tokens_max);
-            if refuse_expired(&mut state, now, time) && device == DeviceState::Idle {
-                self.queue.load().rate.doubt();
+            let hopeless = refuse_expired(&mut state, now, time);
+            if hopeless > 0 && device == DeviceState::Idle {
+                self.queue.load().doubt(hopeless);
             }
             match state.batcher.poll(now, device, time) {
                 Decision::Empty => {
@@ -363,20 +364,21 @@ impl Gatherer {
     }
 }
 
-/// True if something was refused that could have been begun: for the predicted time alone.
-fn refuse_expired(state: &mut State, now: Instant, time: impl Fn(usize) -> Duration) -> bool {
-    let mut early = false;
+/// The tokens of the smallest request that could have been begun and was refused for the predicted time alone, else 0.
+fn refuse_expired(state: &mut State, now: Instant, time: impl Fn(usize) -> Duration) -> usize {
+    let mut hopeless = 0;
     for (id, deadline) in state.batcher.expire(now, time) {
         if let Some(job) = state.jobs.remove(&id) {
             if deadline > now {
-                early = true;
+                let tokens = job.cost.tokens as usize;
+                hopeless = if hopeless == 0 { tokens } else { tokens.min(hopeless) };
                 job.ticket.refuse_hopeless();
             } else {
                 job.ticket.refuse_expired("while waiting for the device");
             }
         }
     }
-    early
+    hopeless
 }
 
 fn fail(state: &mut State, id: JobId, refusal: Refusal) {

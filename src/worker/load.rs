@@ -155,6 +155,11 @@ impl Load {
         Ok(())
     }
 
+    /// So many tokens were refused for the predicted time while nothing waited or ran: see [`Rate::doubt`].
+    pub fn doubt(&mut self, tokens: usize) {
+        self.rate.doubt(tokens, self.batch_tokens);
+    }
+
     /// Takes work in.
     pub fn add(&mut self, deadline: Instant, tokens: usize) -> WorkId {
         let id = (deadline, self.next_id);

@@ -14,7 +14,7 @@ const OUTLIER_FACTOR: f64 = 2.0;
 /// So many of them in a row, all to one side, are no hiccups: the device has changed, and the last one is believed.
 const OUTLIERS_BELIEVED: i8 = 3;
 /// What one doubt leaves of a prediction; see [`Rate::doubt`].
-const DOUBT: f64 = 0.8;
+const DOUBT: f64 = 0.9;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Class {
@@ -30,7 +30,8 @@ struct Class {
 #[derive(Clone, Debug)]
 pub struct Rate {
     classes: [Class; CLASSES],
-    doubt: f64,
+    /// What doubt has left of each class' prediction.
+    doubts: [f64; CLASSES],
 }
 
 impl Default for Rate {
@@ -48,13 +49,13 @@ impl Rate {
     pub fn new() -> Rate {
         Rate {
             classes: [Class::default(); CLASSES],
-            doubt: 1.0,
+            doubts: [1.0; CLASSES],
         }
     }
 
     /// Books that a batch of `tokens` took `busy`.
     pub fn observe(&mut self, tokens: usize, busy: Duration) {
-        self.doubt = 1.0;
+        self.doubts[class_of(tokens)] = 1.0;
         // At least a nanosecond, so that "measured" and "never measured" differ.
         let measured = busy.as_secs_f64().max(1e-9) / tokens.max(1) as f64;
         let known = self.classes[class_of(tokens)];
@@ -92,9 +93,14 @@ impl Rate {
 
     /// Work was refused although the device had nothing else to do. A prediction that is wrong would never be put right
     /// that way, since nothing would be measured any more: so each refusal makes the prediction shorter, until something
-    /// is tried. The next measurement ends all doubt.
-    pub fn doubt(&mut self) {
-        self.doubt *= DOUBT;
+    /// is tried. The next measurement of that size ends the doubt. `tokens` were refused, and batches have `batch_tokens`.
+    pub fn doubt(&mut self, tokens: usize, batch_tokens: usize) {
+        let batch_tokens = batch_tokens.max(1);
+        let rest = class_of(tokens % batch_tokens);
+        self.doubts[rest] *= DOUBT;
+        if tokens >= batch_tokens && class_of(batch_tokens) != rest {
+            self.doubts[class_of(batch_tokens)] *= DOUBT;
+        }
     }
 
     /// The predicted time of one batch of `tokens`. Zero while nothing was measured.
@@ -102,7 +108,8 @@ impl Rate {
         if tokens == 0 {
             return Duration::ZERO;
         }
-        Duration::from_secs_f64((self.seconds_a_token(tokens) * tokens as f64 * self.doubt).min(1e6))
+        let seconds = self.seconds_a_token(tokens) * tokens as f64 * self.doubts[class_of(tokens)];
+        Duration::from_secs_f64(seconds.min(1e6))
     }
 
     /// The predicted time of `tokens` worked off in batches of `batch_tokens`.
@@ -209,8 +216,8 @@ mod tests {
         let mut rate = Rate::new();
         rate.observe(1024, MS * 1000);
         let first = rate.batch_time(1024);
-        for _ in 0..20 {
-            rate.doubt();
+        for _ in 0..40 {
+            rate.doubt(1024, 1024);
         }
         assert!(rate.batch_time(1024) < first / 50);
         rate.observe(1024, MS * 1000);

@@ -155,7 +155,7 @@ impl World {
         self.load.learn_budget(budget);
         if self.load.check(self.now, deadline, estimate).is_err() {
             if self.load.is_idle() {
-                self.load.rate.doubt();
+                self.load.doubt(estimate);
             }
             return self.end(id, End::Refused);
         }
@@ -204,8 +204,10 @@ impl World {
         let tokens_max = self.plan.tokens_max;
         let time = |tokens| rate.queue_time(tokens, tokens_max);
         let expired = self.batcher.expire(self.now, time);
-        if self.device == DeviceState::Idle && expired.iter().any(|&(_, deadline)| deadline > self.now) {
-            self.load.rate.doubt();
+        let hopeless = expired.iter().filter(|&&(_, deadline)| deadline > self.now);
+        let smallest = hopeless.map(|(id, _)| self.open[id].tokens).min();
+        if let (DeviceState::Idle, Some(tokens)) = (self.device, smallest) {
+            self.load.doubt(tokens);
         }
         for (id, _) in expired {
             self.end(id, End::Expired);
