@@ -23,6 +23,8 @@ pub mod protocol;
 pub mod client;
 #[cfg(feature = "client")]
 pub mod nats;
+#[cfg(feature = "worker")]
+mod switch;
 
 #[cfg(feature = "worker")]
 pub mod cli;

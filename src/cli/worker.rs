@@ -14,7 +14,7 @@ use crate::model::engine::{self, DeviceChoice, EngineSettings, PrecisionChoice, 
 use crate::model::tokenizer::PairTokenizer;
 use crate::model::{ModelSource, Progress, resolve};
 use crate::telemetry;
-use crate::worker::{self, Loaded, QueueLimits, RequestLimits, WorkerSettings};
+use crate::worker::{self, Loaded, MembershipPolicy, QueueLimits, RequestLimits, WorkerSettings};
 
 /// Flags of `nats-rerank worker`.
 #[derive(clap::Args, Debug)]
@@ -158,6 +158,14 @@ fn settings(config: &Config) -> WorkerSettings {
         subject: config.nats.subject.clone(),
         queue_group: config.nats.queue_group.clone(),
         enabled: config.enabled,
+        switch_bucket: config.nats.switch_bucket.clone(),
+        membership: MembershipPolicy {
+            leave_at: config.queue.leave_at,
+            rejoin_at: config.queue.rejoin_at,
+            dwell_min: config.queue.dwell_min,
+        },
+        hang_timeout: config.model.hang_timeout,
+        measure: config.model.warmup_samples > 0,
         aliases: config.model.aliases.clone(),
         window: config.batch.window,
         batch_tokens_max: config.batch.tokens_max,

@@ -31,6 +31,7 @@ section!(Nats {
     url: Vec<String>,
     subject: String,
     queue_group: String,
+    switch_bucket: String,
     service_name: String,
     connection_name: String,
     credentials_file: String,
@@ -66,6 +67,7 @@ section!(Model {
     warmup_samples: usize,
     threads: usize,
     cuda_library: String,
+    hang_timeout_ms: u64,
 });
 
 section!(Batch {
@@ -76,7 +78,10 @@ section!(Batch {
 section!(Queue {
     requests_max: usize,
     pairs_max: usize,
-    bytes_max: usize
+    bytes_max: usize,
+    leave_at_percent: u32,
+    rejoin_at_percent: u32,
+    dwell_ms_min: u64,
 });
 
 section!(Limits {

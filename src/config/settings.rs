@@ -41,6 +41,8 @@ pub struct NatsConfig {
     pub subject: String,
     /// The queue group that all workers of one model share.
     pub queue_group: String,
+    /// The JetStream KV bucket whose key `enabled` is the live switch.
+    pub switch_bucket: Option<String>,
     /// The name in service discovery (ADR-32).
     pub service_name: String,
     /// The name in server monitoring.
@@ -158,6 +160,8 @@ pub struct ModelConfig {
     pub threads: Option<usize>,
     /// The library that brings CUDA, looked up at run time when a CUDA device is asked for.
     pub cuda_library: String,
+    /// A batch that takes longer means that the device hangs; `None`: no bound.
+    pub hang_timeout: Option<Duration>,
 }
 
 /// How pairs are gathered into one forward pass.
@@ -178,6 +182,12 @@ pub struct QueueConfig {
     pub pairs_max: usize,
     /// Bytes of all requests' bodies.
     pub bytes_max: usize,
+    /// Share of any bound, or of the callers' budgets, at which the worker leaves the queue group; `None`: never.
+    pub leave_at: Option<f64>,
+    /// Share at which it comes back.
+    pub rejoin_at: f64,
+    /// How long it stays outside or inside at least.
+    pub dwell_min: Duration,
 }
 
 /// What one request may hold; one past these is refused as invalid or too large.

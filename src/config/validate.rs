@@ -82,6 +82,13 @@ fn check_sizes(raw: &Raw, problems: &mut Vec<Problem>) {
             queue.bytes_max
         )));
     }
+    if queue.leave_at_percent != 0 && queue.rejoin_at_percent >= queue.leave_at_percent {
+        problems.push(Problem::together(format!(
+            "queue.rejoin_at_percent = {} is not below queue.leave_at_percent = {}: the worker would leave and rejoin all \
+             the time",
+            queue.rejoin_at_percent, queue.leave_at_percent
+        )));
+    }
     if limits.default_timeout_ms > limits.timeout_ms_max {
         problems.push(Problem::together(format!(
             "limits.default_timeout_ms = {} is above limits.timeout_ms_max = {}",
@@ -123,6 +130,7 @@ fn nats(raw: Nats) -> NatsConfig {
         urls: raw.url.into_iter().map(ServerUrl::new).collect(),
         subject: raw.subject,
         queue_group: raw.queue_group,
+        switch_bucket: unless_empty(raw.switch_bucket),
         service_name: raw.service_name,
         connection_name: raw.connection_name,
         credentials_file: path(raw.credentials_file),
@@ -160,6 +168,7 @@ fn model(raw: Model) -> Result<ModelConfig, UnknownChoice> {
         warmup_samples: raw.warmup_samples,
         threads: unless_zero(raw.threads),
         cuda_library: raw.cuda_library,
+        hang_timeout: (raw.hang_timeout_ms != 0).then(|| Duration::from_millis(raw.hang_timeout_ms)),
     })
 }
 
@@ -175,6 +184,9 @@ fn queue(raw: &Queue) -> QueueConfig {
         requests_max: raw.requests_max,
         pairs_max: raw.pairs_max,
         bytes_max: raw.bytes_max,
+        leave_at: (raw.leave_at_percent != 0).then(|| f64::from(raw.leave_at_percent) / 100.0),
+        rejoin_at: f64::from(raw.rejoin_at_percent) / 100.0,
+        dwell_min: Duration::from_millis(raw.dwell_ms_min),
     }
 }
 

@@ -1,13 +1,17 @@
 //! Admission: what may wait, and how much of it.
 //!
-//! Bounded by requests, pairs and bytes. What does not fit is refused at once (429), so its caller keeps the ANN order
-//! without waiting. (Admission by predicted time has its place here: [`Queue::admit`] sees the deadline.)
+//! Bounded by requests, pairs and bytes, and by time: what could not be ready within its budget, by the measured rate of
+//! the device, and what would make an admitted request late. What does not fit is refused at once (429), so its caller
+//! keeps the ANN order without waiting.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use super::decode::Decoded;
+use super::load::{Late, Load, WorkId};
 use super::ticket::Ticket;
 use crate::protocol::{Refusal, RefusalKind, Request};
 use crate::telemetry::names;
@@ -30,6 +34,11 @@ pub struct Queue {
     requests: AtomicUsize,
     pairs: AtomicUsize,
     bytes: AtomicUsize,
+    load: Mutex<Load>,
+    /// Fullness from which `pressure` is told.
+    pressure_at: f64,
+    /// Told when the queue is past `pressure_at`.
+    pressure: Notify,
 }
 
 /// An admitted request.
@@ -47,17 +56,43 @@ pub struct Share {
     queue: Arc<Queue>,
     pairs: usize,
     bytes: usize,
+    /// Its part of the device's time; `None` for one that was not admitted.
+    work: Option<WorkId>,
 }
 
 impl Queue {
-    /// An empty queue.
-    pub fn new(limits: QueueLimits) -> Arc<Queue> {
+    /// An empty queue. `budget`: what callers are taken to allow until some have said it; [`Queue::pressure`] tells of
+    /// fullness from `pressure_at` on.
+    pub fn new(limits: QueueLimits, budget: Duration, pressure_at: f64) -> Arc<Queue> {
         Arc::new(Queue {
             limits,
             requests: AtomicUsize::new(0),
             pairs: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            load: Mutex::new(Load::new(budget)),
+            pressure_at,
+            pressure: Notify::new(),
         })
+    }
+
+    /// The load in time. Held for an instant only; nothing else may be locked meanwhile.
+    pub fn load(&self) -> MutexGuard<'_, Load> {
+        // Every change of it is whole: a panic meanwhile leaves nothing half done.
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How full this worker is: the greatest share of any bound; 1 is full.
+    pub fn fullness(&self, now: Instant) -> f64 {
+        let share = |taken: &AtomicUsize, max: usize| taken.load(Ordering::Relaxed) as f64 / max.max(1) as f64;
+        share(&self.requests, self.limits.requests_max)
+            .max(share(&self.pairs, self.limits.pairs_max))
+            .max(share(&self.bytes, self.limits.bytes_max))
+            .max(self.load().fullness(now))
+    }
+
+    /// Waits until the queue is about to be full.
+    pub async fn pressure(&self) {
+        self.pressure.notified().await;
     }
 
     /// Unanswered requests now.
@@ -76,7 +111,12 @@ impl Queue {
             ticket.refuse_expired("before the worker took the request");
             return None;
         }
-        match self.take(request.documents.len(), bytes) {
+        let (received_at, deadline) = (ticket.received_at(), ticket.deadline());
+        let taken = self.take(request.documents.len(), bytes).and_then(|mut share| {
+            share.work = Some(self.take_time(now, received_at, deadline, &request)?);
+            Ok(share)
+        });
+        let admitted = match taken {
             Ok(share) => {
                 ticket.set_share(share);
                 Some(Admitted { ticket, request })
@@ -85,7 +125,46 @@ impl Queue {
                 ticket.refuse(refusal);
                 None
             }
+        };
+        if self.fullness(now) >= self.pressure_at {
+            self.pressure.notify_one();
         }
+        admitted
+    }
+
+    fn take_time(
+        &self,
+        now: Instant,
+        received_at: Instant,
+        deadline: Instant,
+        request: &Request,
+    ) -> Result<WorkId, Refusal> {
+        let documents = request.documents.iter().map(|document| document.text.len());
+        let budget = deadline.saturating_duration_since(received_at);
+        let mut load = self.load();
+        load.learn_budget(budget);
+        let tokens = load.estimate(request.query.len(), documents);
+        let Err(late) = load.check(now, deadline, tokens) else {
+            return Ok(load.add(deadline, tokens));
+        };
+        if load.is_idle() {
+            load.doubt(tokens);
+        }
+        let left = deadline.saturating_duration_since(now).as_millis();
+        let why = match late {
+            Late::Itself(wait) => format!(
+                "the scores would be ready in {} ms by this worker's measured speed, and {left} ms of the budget of {} ms \
+                 are left",
+                wait.as_millis(),
+                budget.as_millis()
+            ),
+            Late::Others(wait) => format!(
+                "the scores would be ready in {} ms, within the {left} ms that are left of the budget, but would make an \
+                 admitted request late",
+                wait.as_millis()
+            ),
+        };
+        Err(Refusal::new(RefusalKind::Overloaded, why))
     }
 
     fn take(self: &Arc<Queue>, pairs: usize, bytes: usize) -> Result<Share, Refusal> {
@@ -99,6 +178,7 @@ impl Queue {
             queue: self.clone(),
             pairs,
             bytes,
+            work: None,
         };
         let taken = [
             (
@@ -136,8 +216,29 @@ impl Queue {
     }
 }
 
+impl Share {
+    /// Sets how many of its tokens the device has yet to take: the estimate gives way to the real number.
+    pub fn set_tokens_left(&self, tokens: usize) {
+        if let Some(work) = self.work {
+            self.queue.load().set_left(work, tokens);
+        }
+    }
+
+    /// The device has begun with this many of its tokens.
+    pub fn tokens_taken(&self, tokens: usize) {
+        if let Some(work) = self.work {
+            let mut load = self.queue.load();
+            let left = load.left(work).saturating_sub(tokens);
+            load.set_left(work, left);
+        }
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
+        if let Some(work) = self.work {
+            self.queue.load().remove(work);
+        }
         self.queue.requests.fetch_sub(1, Ordering::AcqRel);
         self.queue.pairs.fetch_sub(self.pairs, Ordering::AcqRel);
         self.queue.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
@@ -150,11 +251,60 @@ mod tests {
     use super::*;
 
     fn queue() -> Arc<Queue> {
-        Queue::new(QueueLimits {
+        let limits = QueueLimits {
             requests_max: 2,
             pairs_max: 10,
             bytes_max: 100,
-        })
+        };
+        Queue::new(limits, Duration::from_secs(1), 0.8)
+    }
+
+    #[tokio::test]
+    async fn what_would_be_late_is_refused_with_the_prediction_and_the_budget() {
+        use crate::protocol::Encoding;
+        use crate::worker::ticket::{Answer, Outbox};
+        let limits = QueueLimits {
+            requests_max: 20,
+            pairs_max: 1000,
+            bytes_max: 1 << 20,
+        };
+        let queue = Queue::new(limits, Duration::from_secs(1), 0.8);
+        queue.load().set_sizes(1000, 512);
+        // A second for a thousand tokens.
+        queue.load().rate.observe(1000, Duration::from_secs(1));
+        let (outbox, mut receiver) = Outbox::new(4);
+        let now = Instant::now();
+        let text = "word ".repeat(100);
+        let admit = async |budget: Duration, documents: usize| {
+            let place = outbox.place().await.unwrap();
+            let ticket = Ticket::new(place, "inbox".to_owned(), Encoding::Json, now, budget);
+            let request = Request::new("query", std::iter::repeat_n(text.as_str(), documents));
+            queue.admit(
+                Decoded {
+                    ticket,
+                    request,
+                    bytes: 10,
+                },
+                now,
+            )
+        };
+        // About 150 tokens a document.
+        assert!(admit(Duration::from_millis(100), 5).await.is_none());
+        let Answer::Refused(refusal) = receiver.recv().await.unwrap().answer else {
+            panic!("scored");
+        };
+        assert_eq!(refusal.kind, RefusalKind::Overloaded);
+        assert!(refusal.message.contains("budget of 100 ms"), "{}", refusal.message);
+        let first = admit(Duration::from_secs(10), 40).await.expect("in time");
+        // Now it is the queue that is too long: the wait outlasts a budget that is due later.
+        assert!(admit(Duration::from_millis(10_100), 40).await.is_none());
+        assert!(queue.fullness(now) > 0.8);
+        queue.pressure().await;
+        drop(first);
+        assert_eq!(queue.load().tokens(), 40 * 154, "until the answer has left");
+        while receiver.try_recv().is_ok() {}
+        assert_eq!(queue.load().tokens(), 0);
+        assert!(admit(Duration::from_millis(10_100), 40).await.is_some());
     }
 
     #[test]

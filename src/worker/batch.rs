@@ -4,6 +4,9 @@
 //! Jobs (one a request) wait in the order of their deadlines. A batch takes pairs from the front until the token budget
 //! is spent; a job larger than a batch is spread over several, and small urgent jobs overtake what is left of it.
 //!
+//! How long tokens take on the device is an argument too (`time`): a job that can no longer be ready in time is not
+//! begun, and a batch takes no more company than the earliest deadline in it allows.
+//!
 //! The window is an upper bound of waiting for company, not a delay: a device that idles takes work at once, a full
 //! batch goes at once, a near deadline closes the batch early. While the device works, the next batch grows anyway.
 
@@ -125,18 +128,29 @@ impl Batcher {
         self.waiting.keys().next().map(|&(deadline, _)| deadline)
     }
 
-    /// Takes out every job whose deadline has come. Pairs of it that are being computed now are the caller's to
-    /// discard.
-    pub fn expire(&mut self, now: Instant) -> Vec<JobId> {
+    /// Tokens of the batches to come.
+    pub fn tokens_max(&self) -> usize {
+        self.policy.tokens_max
+    }
+
+    /// Changes the tokens of the batches to come.
+    pub fn set_tokens_max(&mut self, tokens_max: usize) {
+        self.policy.tokens_max = tokens_max;
+    }
+
+    /// Takes out every job whose deadline has come, or comes before what is left of the job could be ready: `time` says
+    /// how long so many tokens take. Pairs of it that are being computed now are the caller's to discard.
+    pub fn expire(&mut self, now: Instant, time: impl Fn(usize) -> Duration) -> Vec<(JobId, Instant)> {
         let mut expired = Vec::new();
-        while let Some(entry) = self.waiting.first_entry() {
-            if entry.key().0 > now {
-                break;
+        let tokens = &mut self.tokens;
+        self.waiting.retain(|&(deadline, id), waiting| {
+            let kept = deadline > now && now + time(waiting.tokens_left) <= deadline;
+            if !kept {
+                *tokens -= waiting.tokens_left;
+                expired.push((id, deadline));
             }
-            let waiting = entry.remove();
-            self.tokens -= waiting.tokens_left;
-            expired.push(waiting.job.id);
-        }
+            kept
+        });
         expired
     }
 
@@ -148,13 +162,13 @@ impl Batcher {
     }
 
     /// Decides. Call [`Batcher::expire`] first: what has expired is not looked for here.
-    pub fn poll(&mut self, now: Instant, device: DeviceState) -> Decision {
+    pub fn poll(&mut self, now: Instant, device: DeviceState, time: impl Fn(usize) -> Duration) -> Decision {
         let Some(earliest) = self.next_deadline() else {
             return Decision::Empty;
         };
         let full = self.tokens >= self.policy.tokens_max;
         if device == DeviceState::Idle || full {
-            return Decision::Take(self.take());
+            return Decision::Take(self.take(now, time));
         }
         // Proof of the default: the map is not empty.
         let oldest = self
@@ -163,21 +177,28 @@ impl Batcher {
             .map(|waiting| waiting.pushed_at)
             .min()
             .unwrap_or(now);
-        // A deadline that falls within the window closes the batch halfway to it: waiting longer would leave no time
-        // to compute.
-        let close_at = (oldest + self.policy.window).min(now + earliest.saturating_duration_since(now) / 2);
-        let urgent = earliest.saturating_duration_since(now) <= self.policy.window;
-        if urgent || close_at <= now {
-            Decision::Take(self.take())
+        // The batch must begin this soon for the earliest deadline to be met. Where that falls within the window, the batch
+        // closes halfway to it, and if it is nearer than the window, now: a prediction is no certainty.
+        let slack = earliest
+            .saturating_duration_since(now)
+            .saturating_sub(time(self.tokens));
+        let close_at = (oldest + self.policy.window).min(now + slack / 2);
+        if slack <= self.policy.window || close_at <= now {
+            Decision::Take(self.take(now, time))
         } else {
             Decision::Wait(close_at)
         }
     }
 
-    /// Pairs from the front, up to the token budget; at least one pair.
-    fn take(&mut self) -> Vec<Slice> {
-        let mut slices = Vec::new();
+    /// Pairs from the front, up to the token budget; at least one pair. The first job, which has the earliest deadline,
+    /// gets company only as long as it is still ready in time.
+    fn take(&mut self, now: Instant, time: impl Fn(usize) -> Duration) -> Vec<Slice> {
+        let mut slices: Vec<Slice> = Vec::new();
         let mut budget = self.policy.tokens_max;
+        let mut taken = 0;
+        let left = self
+            .next_deadline()
+            .map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(now));
         while let Some(mut entry) = self.waiting.first_entry() {
             let waiting = entry.get_mut();
             let start = waiting.taken;
@@ -186,6 +207,9 @@ impl Batcher {
                 let length = length as usize;
                 let first_of_batch = slices.is_empty() && tokens == 0;
                 if tokens + length > budget && !first_of_batch {
+                    break;
+                }
+                if !slices.is_empty() && time(taken + tokens + length) > left {
                     break;
                 }
                 tokens += length;
@@ -200,6 +224,7 @@ impl Batcher {
                 waiting.tokens_left -= tokens;
                 self.tokens -= tokens;
                 budget = budget.saturating_sub(tokens);
+                taken += tokens;
             }
             if waiting.taken < waiting.job.lengths.len() {
                 break;

@@ -8,6 +8,12 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
+/// A device of which nothing is known: everything is taken to be ready at once.
+const AT_ONCE: fn(usize) -> Duration = |_| Duration::ZERO;
+
+/// A device that takes a millisecond a token.
+const MS_A_TOKEN: fn(usize) -> Duration = |tokens| Duration::from_millis(tokens as u64);
+
 fn batcher(window_ms: u32, tokens_max: usize) -> Batcher {
     Batcher::new(BatchPolicy {
         window: MS * window_ms,
@@ -34,10 +40,10 @@ fn taken(decision: Decision) -> Vec<(JobId, Range<usize>)> {
 fn an_idle_device_takes_work_at_once() {
     let now = Instant::now();
     let mut batcher = batcher(50, 100);
-    assert_eq!(batcher.poll(now, DeviceState::Idle), Decision::Empty);
+    assert_eq!(batcher.poll(now, DeviceState::Idle, AT_ONCE), Decision::Empty);
     batcher.push(job(1, now + MS * 1000, &[10]), now);
-    assert_eq!(taken(batcher.poll(now, DeviceState::Idle)), [(1, 0..1)]);
-    assert_eq!(batcher.poll(now, DeviceState::Idle), Decision::Empty);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Idle, AT_ONCE)), [(1, 0..1)]);
+    assert_eq!(batcher.poll(now, DeviceState::Idle, AT_ONCE), Decision::Empty);
     assert_eq!(batcher.tokens(), 0);
 }
 
@@ -46,14 +52,17 @@ fn a_busy_device_waits_for_company_no_longer_than_the_window() {
     let now = Instant::now();
     let mut batcher = batcher(50, 100);
     batcher.push(job(1, now + MS * 1000, &[10]), now);
-    assert_eq!(batcher.poll(now, DeviceState::Busy), Decision::Wait(now + MS * 50));
+    assert_eq!(
+        batcher.poll(now, DeviceState::Busy, AT_ONCE),
+        Decision::Wait(now + MS * 50)
+    );
     batcher.push(job(2, now + MS * 900, &[10]), now + MS * 20);
     assert_eq!(
-        batcher.poll(now + MS * 20, DeviceState::Busy),
+        batcher.poll(now + MS * 20, DeviceState::Busy, AT_ONCE),
         Decision::Wait(now + MS * 50)
     );
     assert_eq!(
-        taken(batcher.poll(now + MS * 50, DeviceState::Busy)),
+        taken(batcher.poll(now + MS * 50, DeviceState::Busy, AT_ONCE)),
         [(2, 0..1), (1, 0..1)]
     );
 }
@@ -63,7 +72,7 @@ fn a_window_of_zero_never_waits() {
     let now = Instant::now();
     let mut batcher = batcher(0, 100);
     batcher.push(job(1, now + MS * 1000, &[10]), now);
-    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..1)]);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy, AT_ONCE)), [(1, 0..1)]);
 }
 
 #[test]
@@ -72,7 +81,10 @@ fn a_full_batch_goes_at_once() {
     let mut batcher = batcher(50, 30);
     batcher.push(job(1, now + MS * 1000, &[20]), now);
     batcher.push(job(2, now + MS * 1000, &[10]), now);
-    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..1), (2, 0..1)]);
+    assert_eq!(
+        taken(batcher.poll(now, DeviceState::Busy, AT_ONCE)),
+        [(1, 0..1), (2, 0..1)]
+    );
 }
 
 #[test]
@@ -80,9 +92,12 @@ fn a_near_deadline_closes_the_batch_early() {
     let now = Instant::now();
     let mut batcher = batcher(50, 100);
     batcher.push(job(1, now + MS * 40, &[10]), now);
-    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..1)]);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy, AT_ONCE)), [(1, 0..1)]);
     batcher.push(job(2, now + MS * 80, &[10]), now);
-    assert_eq!(batcher.poll(now, DeviceState::Busy), Decision::Wait(now + MS * 40));
+    assert_eq!(
+        batcher.poll(now, DeviceState::Busy, AT_ONCE),
+        Decision::Wait(now + MS * 40)
+    );
 }
 
 #[test]
@@ -90,11 +105,14 @@ fn the_earliest_deadline_goes_first_and_a_large_job_is_spread() {
     let now = Instant::now();
     let mut batcher = batcher(0, 30);
     batcher.push(job(1, now + MS * 1000, &[10; 7]), now);
-    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..3)]);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy, AT_ONCE)), [(1, 0..3)]);
     batcher.push(job(2, now + MS * 10, &[10]), now);
-    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(2, 0..1), (1, 3..5)]);
-    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 5..7)]);
-    assert_eq!(batcher.poll(now, DeviceState::Busy), Decision::Empty);
+    assert_eq!(
+        taken(batcher.poll(now, DeviceState::Busy, AT_ONCE)),
+        [(2, 0..1), (1, 3..5)]
+    );
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy, AT_ONCE)), [(1, 5..7)]);
+    assert_eq!(batcher.poll(now, DeviceState::Busy, AT_ONCE), Decision::Empty);
 }
 
 #[test]
@@ -102,8 +120,8 @@ fn a_pair_longer_than_the_budget_makes_a_batch_of_its_own() {
     let now = Instant::now();
     let mut batcher = batcher(0, 30);
     batcher.push(job(1, now + MS * 1000, &[100, 5, 5]), now);
-    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..1)]);
-    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 1..3)]);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy, AT_ONCE)), [(1, 0..1)]);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy, AT_ONCE)), [(1, 1..3)]);
 }
 
 #[test]
@@ -113,10 +131,55 @@ fn expired_jobs_leave_and_are_named() {
     batcher.push(job(1, now + MS * 5, &[10; 5]), now);
     batcher.push(job(2, now + MS * 50, &[10]), now);
     assert_eq!(batcher.next_deadline(), Some(now + MS * 5));
-    assert_eq!(taken(batcher.poll(now, DeviceState::Busy)), [(1, 0..3)]);
-    assert_eq!(batcher.expire(now + MS * 5), [1]);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy, AT_ONCE)), [(1, 0..3)]);
+    assert_eq!(batcher.expire(now + MS * 5, AT_ONCE), [(1, now + MS * 5)]);
     assert_eq!(batcher.tokens(), 10);
-    assert_eq!(taken(batcher.poll(now + MS * 5, DeviceState::Busy)), [(2, 0..1)]);
+    assert_eq!(
+        taken(batcher.poll(now + MS * 5, DeviceState::Busy, AT_ONCE)),
+        [(2, 0..1)]
+    );
+}
+
+#[test]
+fn a_job_that_cannot_be_ready_in_time_is_not_begun() {
+    let now = Instant::now();
+    let mut batcher = batcher(0, 30);
+    batcher.push(job(1, now + MS * 9, &[10]), now);
+    batcher.push(job(2, now + MS * 10, &[10]), now);
+    batcher.push(job(3, now + MS * 99, &[10; 10]), now);
+    assert_eq!(batcher.expire(now, MS_A_TOKEN), [(1, now + MS * 9), (3, now + MS * 99)]);
+    assert_eq!(batcher.tokens(), 10);
+    assert_eq!(taken(batcher.poll(now, DeviceState::Busy, MS_A_TOKEN)), [(2, 0..1)]);
+}
+
+#[test]
+fn the_batch_closes_in_time_to_be_computed() {
+    let now = Instant::now();
+    let mut batcher = batcher(50, 100);
+    batcher.push(job(1, now + MS * 90, &[30]), now);
+    // 60 ms until it must begin: closes halfway, though the window would allow more.
+    assert_eq!(
+        batcher.poll(now, DeviceState::Busy, MS_A_TOKEN),
+        Decision::Wait(now + MS * 30)
+    );
+    batcher.push(job(2, now + MS * 90, &[10]), now);
+    assert_eq!(
+        taken(batcher.poll(now, DeviceState::Busy, MS_A_TOKEN)),
+        [(1, 0..1), (2, 0..1)]
+    );
+}
+
+#[test]
+fn company_does_not_make_the_urgent_late() {
+    let now = Instant::now();
+    let mut batcher = batcher(0, 100);
+    batcher.push(job(1, now + MS * 25, &[10]), now);
+    batcher.push(job(2, now + MS * 900, &[10; 9]), now);
+    assert_eq!(
+        taken(batcher.poll(now, DeviceState::Idle, MS_A_TOKEN)),
+        [(1, 0..1), (2, 0..1)]
+    );
+    assert_eq!(taken(batcher.poll(now, DeviceState::Idle, MS_A_TOKEN)), [(2, 1..9)]);
 }
 
 /// One step of an arbitrary history.
@@ -162,8 +225,8 @@ proptest! {
                 }
                 Step::Pass { ms } => now += MS * ms,
                 Step::Poll { device } => {
-                    expired.extend(batcher.expire(now));
-                    match batcher.poll(now, device) {
+                    expired.extend(batcher.expire(now, AT_ONCE).into_iter().map(|(id, _)| id));
+                    match batcher.poll(now, device, AT_ONCE) {
                         Decision::Empty => prop_assert_eq!(batcher.tokens(), 0),
                         Decision::Wait(until) => {
                             prop_assert_eq!(device, DeviceState::Busy);

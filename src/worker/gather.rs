@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::admit::Queue;
 use super::batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, JobId};
+use super::infer::Outcome;
 use super::ticket::Ticket;
 use super::tokenize::Tokenized;
 use crate::model::engine::EngineError;
@@ -94,6 +96,8 @@ struct State {
 /// See the module.
 pub struct Gatherer {
     state: Mutex<State>,
+    /// Whose load this works off.
+    queue: Arc<Queue>,
     /// Wakes the engine thread.
     work: Condvar,
     /// Wakes the task that answers what expires.
@@ -102,7 +106,7 @@ pub struct Gatherer {
 
 impl Gatherer {
     /// An empty one.
-    pub fn new(policy: BatchPolicy) -> Arc<Gatherer> {
+    pub fn new(policy: BatchPolicy, queue: Arc<Queue>) -> Arc<Gatherer> {
         Arc::new(Gatherer {
             state: Mutex::new(State {
                 batcher: Batcher::new(policy),
@@ -110,6 +114,7 @@ impl Gatherer {
                 next_id: 0,
                 closed: None,
             }),
+            queue,
             work: Condvar::new(),
             deadlines: Notify::new(),
         })
@@ -146,6 +151,7 @@ impl Gatherer {
         }
         let id = state.next_id;
         state.next_id += 1;
+        ticket.set_tokens_left(cost.tokens as usize);
         let count = pairs.len();
         let in_progress = InProgress {
             ticket,
@@ -176,8 +182,14 @@ impl Gatherer {
                 return None;
             }
             let now = Instant::now();
-            refuse_expired(&mut state, now);
-            match state.batcher.poll(now, device) {
+            let rate = self.queue.load().rate.clone();
+            let tokens_max = state.batcher.tokens_max();
+            let time = |tokens| rate.queue_time(tokens, tokens_max);
+            let hopeless = refuse_expired(&mut state, now, time);
+            if hopeless > 0 && device == DeviceState::Idle {
+                self.queue.load().doubt(hopeless);
+            }
+            match state.batcher.poll(now, device, time) {
                 Decision::Empty => {
                     device = DeviceState::Idle;
                     state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -200,6 +212,7 @@ impl Gatherer {
                         // Every job the batcher knows is in the book: both are changed under one lock.
                         if let Some(job) = state.jobs.get_mut(&slice.job) {
                             job.first_batch_at.get_or_insert(now);
+                            job.ticket.tokens_taken(slice.tokens);
                             batch.tokens += slice.tokens;
                             batch.parts.push(Part {
                                 job: slice.job,
@@ -208,6 +221,7 @@ impl Gatherer {
                             });
                         }
                     }
+                    self.queue.load().start(now, batch.tokens);
                     return Some(batch);
                 }
             }
@@ -215,13 +229,14 @@ impl Gatherer {
     }
 
     /// Books the outcome of a batch; what is complete comes back. Where the batch failed, every request with a pair in
-    /// it is refused, and so is one whose logit is not finite, alone.
-    pub fn finish(&self, batch: Batch, outcome: Result<Vec<f32>, EngineError>) -> Vec<Scored> {
+    /// it is refused, and so is one whose logit is not finite or that has a pair too large for the device, alone.
+    pub fn finish(&self, batch: Batch, outcome: Result<Outcome, EngineError>) -> Vec<Scored> {
         let now = Instant::now();
+        self.queue.load().finish();
         let mut done = Vec::new();
         let mut state = self.lock();
-        let logits = match outcome {
-            Ok(logits) => logits,
+        let Outcome { logits, unfit, .. } = match outcome {
+            Ok(outcome) => outcome,
             Err(error) => {
                 let kind = if matches!(error, EngineError::Fatal(_)) {
                     RefusalKind::Unavailable
@@ -239,7 +254,22 @@ impl Gatherer {
             }
         };
         let mut rest = logits.as_slice();
+        let mut first_pair = 0;
         for part in &batch.parts {
+            let places = first_pair..first_pair + part.range.len();
+            first_pair = places.end;
+            if unfit.iter().any(|place| places.contains(place)) {
+                fail(
+                    &mut state,
+                    part.job,
+                    Refusal::new(
+                        RefusalKind::Internal,
+                        "the device has no memory for one of the pairs; send shorter documents",
+                    ),
+                );
+                rest = rest.get(part.range.len()..).unwrap_or_default();
+                continue;
+            }
             let (logits, behind) = rest.split_at(part.range.len().min(rest.len()));
             rest = behind;
             if logits.iter().any(|logit| !logit.is_finite()) || logits.len() < part.range.len() {
@@ -277,6 +307,22 @@ impl Gatherer {
         done
     }
 
+    /// Tokens of the batches to come.
+    pub fn tokens_max(&self) -> usize {
+        self.lock().batcher.tokens_max()
+    }
+
+    /// Sets the tokens of the batches to come.
+    pub fn set_tokens_max(&self, tokens_max: usize) {
+        self.lock().batcher.set_tokens_max(tokens_max);
+        self.queue.load().set_batch_tokens(tokens_max);
+    }
+
+    /// Books how long a batch of that size took.
+    pub fn measured(&self, tokens: usize, busy: Duration) {
+        self.queue.load().rate.observe(tokens, busy);
+    }
+
     /// Takes nothing in any more, refuses all that waits or is being computed, and ends the engine thread's waiting.
     pub fn close(&self, refusal: Refusal) {
         let jobs = {
@@ -304,7 +350,7 @@ impl Gatherer {
         loop {
             let next = {
                 let mut state = self.lock();
-                refuse_expired(&mut state, Instant::now());
+                refuse_expired(&mut state, Instant::now(), |_| Duration::ZERO);
                 state.batcher.next_deadline()
             };
             match next {
@@ -318,12 +364,21 @@ impl Gatherer {
     }
 }
 
-fn refuse_expired(state: &mut State, now: Instant) {
-    for id in state.batcher.expire(now) {
+/// The tokens of the smallest request that could have been begun and was refused for the predicted time alone, else 0.
+fn refuse_expired(state: &mut State, now: Instant, time: impl Fn(usize) -> Duration) -> usize {
+    let mut hopeless = 0;
+    for (id, deadline) in state.batcher.expire(now, time) {
         if let Some(job) = state.jobs.remove(&id) {
-            job.ticket.refuse_expired("while waiting for the device");
+            if deadline > now {
+                let tokens = job.cost.tokens as usize;
+                hopeless = if hopeless == 0 { tokens } else { tokens.min(hopeless) };
+                job.ticket.refuse_hopeless();
+            } else {
+                job.ticket.refuse_expired("while waiting for the device");
+            }
         }
     }
+    hopeless
 }
 
 fn fail(state: &mut State, id: JobId, refusal: Refusal) {

@@ -4,10 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::budget::TokenBudget;
 use super::gather::{Gatherer, Scored};
 use crate::model::ModelError;
 use crate::model::engine::{Engine, EngineError, EngineInfo};
@@ -44,7 +45,7 @@ pub struct EngineThread {
 
 impl EngineThread {
     /// Starts the thread, which runs `load` and then serves `gatherer` — made by `gatherer_for` once it is known what
-    /// was loaded — until that is closed. Returns when the model is loaded.
+    /// was loaded — until that is closed. Returns when the model is loaded and, with `measure`, its speed is known.
     ///
     /// # Errors
     /// What `load` says, or that it panicked.
@@ -52,6 +53,7 @@ impl EngineThread {
         load: impl FnOnce() -> Result<Loaded, ModelError> + Send + 'static,
         gatherer_for: impl FnOnce(&EngineInfo) -> Arc<Gatherer> + Send + 'static,
         score: impl Fn(Scored, &EngineInfo) + Send + 'static,
+        measure: bool,
     ) -> Result<(EngineThread, Arc<Gatherer>), ModelError> {
         let (loaded_sender, loaded) = oneshot::channel();
         let (ended_sender, ended) = oneshot::channel();
@@ -71,6 +73,17 @@ impl EngineThread {
                 metrics::gauge!(names::MODEL_LOAD_SECONDS).set(started.elapsed().as_secs_f64());
                 let info = engine.info().clone();
                 let gatherer = gatherer_for(&info);
+                if measure {
+                    let measured = catch_unwind(AssertUnwindSafe(|| {
+                        measure_rate(engine.as_mut(), &tokenizer, &gatherer);
+                    }));
+                    if measured.is_err() {
+                        let _ = loaded_sender.send(Err(ModelError::Engine {
+                            reason: "scoring a first batch panicked".to_owned(),
+                        }));
+                        return;
+                    }
+                }
                 if loaded_sender
                     .send(Ok((info.clone(), tokenizer, gatherer.clone())))
                     .is_err()
@@ -120,11 +133,30 @@ fn serve(
     info: &EngineInfo,
     score: impl Fn(Scored, &EngineInfo),
 ) -> Option<String> {
+    let mut budget = TokenBudget::new(gatherer.tokens_max());
     while let Some(batch) = gatherer.next_batch() {
         let pairs = batch.pairs();
         let started = Instant::now();
         let outcome = score_halving(engine, &pairs);
         let busy = started.elapsed();
+        if let Ok(outcome) = &outcome {
+            if outcome.halved && pairs.len() > 1 {
+                budget.failed(outcome.fitted_tokens);
+                tracing::warn!(
+                    tokens_max = budget.tokens(),
+                    "out of memory: batches are smaller from now on"
+                );
+                gatherer.set_tokens_max(budget.tokens());
+            } else if !outcome.halved {
+                // A batch that was computed in pieces says nothing about the speed of a whole one.
+                gatherer.measured(batch.tokens, busy);
+                let before = budget.tokens();
+                budget.fitted(batch.tokens);
+                if budget.tokens() != before {
+                    gatherer.set_tokens_max(budget.tokens());
+                }
+            }
+        }
         metrics::counter!(names::ENGINE_BUSY_MICROSECONDS_TOTAL).increment(busy.as_micros() as u64);
         metrics::histogram!(names::BATCH_PAIRS).record(pairs.len() as f64);
         metrics::histogram!(names::BATCH_TOKENS).record(batch.tokens as f64);
@@ -153,16 +185,97 @@ fn serve(
     None
 }
 
-/// Scores, and where memory does not suffice, scores the halves.
-fn score_halving(engine: &mut dyn Engine, pairs: &[&PairTokens]) -> Result<Vec<f32>, EngineError> {
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// One for each pair; meaningless for those in `unfit`.
+    pub logits: Vec<f32>,
+    /// Places of pairs for which the device has no memory even alone.
+    pub unfit: Vec<usize>,
+    /// Whether the batch was too large as a whole.
+    pub halved: bool,
+    /// Tokens of the largest piece that was computed, if it was halved.
+    pub fitted_tokens: usize,
+}
+
+/// Scores, and where memory does not suffice, scores the halves, down to one pair.
+fn score_halving(engine: &mut dyn Engine, pairs: &[&PairTokens]) -> Result<Outcome, EngineError> {
+    let mut outcome = Outcome {
+        logits: Vec::with_capacity(pairs.len()),
+        ..Outcome::default()
+    };
+    score_into(engine, pairs, &mut outcome)?;
+    Ok(outcome)
+}
+
+fn score_into(engine: &mut dyn Engine, pairs: &[&PairTokens], outcome: &mut Outcome) -> Result<(), EngineError> {
     match engine.score(pairs) {
-        Err(EngineError::OutOfMemory(reason)) if pairs.len() > 1 => {
-            tracing::warn!(pairs = pairs.len(), reason, "out of memory: halving the batch");
+        Err(EngineError::OutOfMemory(reason)) => {
+            tracing::warn!(pairs = pairs.len(), reason, "out of memory");
+            outcome.halved = true;
+            if pairs.len() == 1 {
+                outcome.unfit.push(outcome.logits.len());
+                outcome.logits.push(f32::NAN);
+                return Ok(());
+            }
             let (left, right) = pairs.split_at(pairs.len() / 2);
-            let mut logits = score_halving(engine, left)?;
-            logits.extend(score_halving(engine, right)?);
-            Ok(logits)
+            score_into(engine, left, outcome)?;
+            score_into(engine, right, outcome)
         }
-        outcome => outcome,
+        Err(error) => Err(error),
+        Ok(mut logits) => {
+            let tokens = pairs.iter().map(|pair| pair.ids.len()).sum();
+            outcome.fitted_tokens = outcome.fitted_tokens.max(tokens);
+            // An engine that gives too few: the rest counts as not finite.
+            logits.resize(pairs.len(), f32::NAN);
+            outcome.logits.append(&mut logits);
+            Ok(())
+        }
+    }
+}
+
+/// The longest that measuring may take, apart from the batch that passes it.
+const MEASURE_MAX: Duration = Duration::from_millis(500);
+/// Tokens of the largest batch that is measured: near enough to a full one, and no burden on a slow device.
+const MEASURE_TOKENS_MAX: usize = 4096;
+
+/// Scores made-up pairs to know the device's speed before the first request: one pair, then ever more, up to a full batch.
+/// Each size twice, since the first pass of a shape also sets things up. What fails here fails again, and is handled, in
+/// service.
+fn measure_rate(engine: &mut dyn Engine, tokenizer: &PairTokenizer, gatherer: &Gatherer) {
+    let pair = tokenizer
+        .query("how fast is this device")
+        .and_then(|query| tokenizer.pair(&query, &"a sentence of some words. ".repeat(12), true));
+    let Ok(pair) = pair else { return };
+    let length = pair.ids.len().max(1);
+    let pairs_max = (gatherer.tokens_max().min(MEASURE_TOKENS_MAX) / length).max(1);
+    let started = Instant::now();
+    let mut count = 1;
+    loop {
+        // Different in one token each, since equal pairs are computed once.
+        let pairs: Vec<PairTokens> = (0..count)
+            .map(|place| {
+                let mut pair = pair.clone();
+                let middle = pair.ids.len() / 2;
+                pair.ids[middle] = pair.ids[place % length];
+                pair.ids.swap(middle, (place / length) % length);
+                pair
+            })
+            .collect();
+        let borrowed: Vec<&PairTokens> = pairs.iter().collect();
+        for first in [true, false] {
+            let began = Instant::now();
+            if engine.score(&borrowed).is_err() {
+                return;
+            }
+            if !first || started.elapsed() > MEASURE_MAX {
+                gatherer.measured(count * length, began.elapsed());
+                break;
+            }
+        }
+        if count == pairs_max || started.elapsed() > MEASURE_MAX {
+            return;
+        }
+        count = (count * 4).min(pairs_max);
     }
 }

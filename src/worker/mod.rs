@@ -9,10 +9,15 @@
 
 mod admit;
 mod batch;
+mod budget;
 mod decode;
 mod gather;
+mod govern;
 mod infer;
+mod load;
+mod membership;
 mod rank;
+mod rate;
 mod receive;
 mod reply;
 mod ticket;
@@ -22,6 +27,7 @@ pub use admit::QueueLimits;
 pub use batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, JobId, Slice};
 pub use decode::RequestLimits;
 pub use infer::{Loaded, model_loads};
+pub use membership::MembershipPolicy;
 pub use rank::rank;
 
 use std::sync::Arc;
@@ -33,13 +39,18 @@ use crate::model::ModelError;
 use crate::model::engine::EngineInfo;
 use crate::nats::{self, ConnectionSettings};
 use crate::protocol::{Refusal, RefusalKind, Reply, TimingsMs, Usage};
+use crate::switch;
 use gather::{Gatherer, Scored};
 use infer::EngineThread;
+use receive::Wish;
 use ticket::Outbox;
 use tokenize::{Tokenized, TokenizerPool};
 
 /// Commands that may wait for the connection before publishing waits too (and gives up, see `reply`).
 const CLIENT_CAPACITY: usize = 2048;
+
+/// The longest that leaving the group may take once the model has failed.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 
 /// What a worker needs to know, validated.
 #[derive(Clone, Debug)]
@@ -54,8 +65,16 @@ pub struct WorkerSettings {
     pub subject: String,
     /// The queue group to join.
     pub queue_group: String,
-    /// False: stay connected, but out of the queue group.
+    /// False: stay connected, but out of the queue group, unless the live switch says otherwise.
     pub enabled: bool,
+    /// The JetStream KV bucket of the live switch.
+    pub switch_bucket: Option<String>,
+    /// When to leave the queue group for fullness, and when to come back.
+    pub membership: MembershipPolicy,
+    /// A batch that takes longer than this means that the device hangs; `None`: it may take for ever.
+    pub hang_timeout: Option<Duration>,
+    /// Whether to measure the device's speed before requests are taken.
+    pub measure: bool,
     /// The served model's aliases.
     pub aliases: Vec<String>,
     /// Longest wait for company.
@@ -105,15 +124,22 @@ pub async fn run(
     let WorkerSettings {
         window,
         batch_tokens_max,
+        measure,
         ..
     } = settings;
+    // Told early enough for the state machine to decide.
+    let pressure_at = settings.membership.leave_at.unwrap_or(f64::INFINITY);
+    let queue = admit::Queue::new(settings.queue, settings.limits.default_timeout, pressure_at);
+    let worked_off = queue.clone();
     let (mut engine, gatherer) = EngineThread::start(
         load,
         move |info| {
             let tokens_max = batch_tokens_max.unwrap_or(info.batch_tokens);
-            Gatherer::new(BatchPolicy { window, tokens_max })
+            worked_off.load().set_sizes(tokens_max, info.length_max);
+            Gatherer::new(BatchPolicy { window, tokens_max }, worked_off)
         },
         answer,
+        measure,
     )
     .await?;
 
@@ -140,17 +166,17 @@ pub async fn run(
         async move { gatherer.watch_deadlines().await }
     });
 
-    let queue = admit::Queue::new(settings.queue);
     let mut limits = settings.limits.clone();
     limits.model_names = std::iter::once(engine.info.model_id.clone())
         .chain(settings.aliases.iter().cloned())
         .collect();
     let pool = {
-        let (gatherer, info) = (gatherer.clone(), engine.info.clone());
+        let (gatherer, info, queue) = (gatherer.clone(), engine.info.clone(), queue.clone());
         TokenizerPool::new(
             engine.tokenizer.clone(),
             settings.tokenize_threads,
             move |tokenized: Tokenized| {
+                learn_tokens(&tokenized, &queue);
                 if tokenized.pairs.is_empty() {
                     answer_empty(tokenized, &info)
                 } else {
@@ -171,11 +197,15 @@ pub async fn run(
         }
     };
 
-    let membership = receive::Membership {
+    let group = receive::Group {
         subject: settings.subject.clone(),
         queue_group: settings.queue_group.clone(),
     };
+    let joined_before = std::sync::atomic::AtomicBool::new(false);
     let joined = || {
+        if joined_before.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            return;
+        }
         tracing::info!(
             worker = worker_id,
             model = engine.info.model_id,
@@ -183,29 +213,60 @@ pub async fn run(
             precision = engine.info.precision,
             subject = settings.subject,
             queue_group = settings.queue_group,
+            tokens_per_second = queue.load().tokens_per_second(),
             "ready: joined the queue group"
         );
     };
-    let mut stopping = stop.clone();
-    let served = async {
-        if settings.enabled {
-            receive::receive(&client, &membership, &outbox, stop, joined, take)
-                .await
-                .map_err(WorkerError::Subscription)
-        } else {
-            tracing::warn!("switched off by `enabled`: connected, but out of the queue group");
-            let _ = stopping.wait_for(|&stop| stop).await;
-            Ok(())
+    // Without a bucket the sender is kept here, so that the switch stays as it is.
+    let (_configured, switch) = match settings.switch_bucket {
+        Some(bucket) => (None, switch::watch_switch(client.clone(), bucket, settings.enabled)),
+        None => {
+            let (sender, receiver) = watch::channel(settings.enabled);
+            (Some(sender), receiver)
         }
     };
-    let outcome = tokio::select! {
-        outcome = served => outcome,
-        ended = &mut engine.ended => match ended {
-            Ok(None) => Ok(()),
-            Ok(Some(reason)) => Err(WorkerError::Engine(reason)),
-            Err(_) => Err(WorkerError::Engine("the engine thread is gone".to_owned())),
-        },
+    let (wish, wished) = watch::channel(Wish::Out);
+    let wish = Arc::new(wish);
+    let governor = tokio::spawn(govern::govern(
+        settings.membership,
+        queue.clone(),
+        switch,
+        stop,
+        wish.clone(),
+    ));
+    let outcome = {
+        let mut served = std::pin::pin!(receive::receive(&client, &group, &outbox, wished, joined, take));
+        let failed = tokio::select! {
+            outcome = &mut served => Err(outcome),
+            ended = &mut engine.ended => Ok(match ended {
+                Ok(None) => "the engine thread ended by itself".to_owned(),
+                Ok(Some(reason)) => reason,
+                Err(_) => "the engine thread is gone".to_owned(),
+            }),
+            after = watch_device(&queue, settings.hang_timeout) => Ok(format!(
+                "the device has been at one batch for {} ms (model.hang_timeout_ms)",
+                after.as_millis()
+            )),
+        };
+        match failed {
+            Err(served) => served.map_err(WorkerError::Subscription),
+            Ok(reason) => {
+                tracing::error!(
+                    reason,
+                    "the engine has failed: refusing what is queued and leaving the queue group"
+                );
+                gatherer.close(Refusal::new(
+                    RefusalKind::Unavailable,
+                    "the model of this worker has failed",
+                ));
+                // What still comes in while the group is left is refused as well.
+                wish.send_replace(Wish::End);
+                let _ = tokio::time::timeout(LEAVE_MAX, &mut served).await;
+                Err(WorkerError::Engine(reason))
+            }
+        }
     };
+    governor.abort();
 
     // What was taken is finished, within the grace.
     let until = Instant::now() + settings.grace;
@@ -246,6 +307,37 @@ impl Drop for Closing {
         self.0
             .close(Refusal::new(RefusalKind::Unavailable, "this worker is shutting down"));
     }
+}
+
+/// Returns when the device has been at one batch for longer than `max`; never without a bound.
+async fn watch_device(queue: &admit::Queue, max: Option<Duration>) -> Duration {
+    let Some(max) = max else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep((max / 8).max(Duration::from_millis(1))).await;
+        let since = queue.load().running_since();
+        if let Some(since) = since
+            && since.elapsed() > max
+        {
+            return since.elapsed();
+        }
+    }
+}
+
+/// What a byte of text comes to in tokens, for the estimates of admission.
+fn learn_tokens(tokenized: &Tokenized, queue: &admit::Queue) {
+    let query_bytes = tokenized.request.query.len();
+    let (mut pairs, mut bytes, mut tokens) = (0, 0, 0);
+    for (pair, document) in tokenized.pairs.iter().zip(&tokenized.request.documents) {
+        // A pair that was cut tells nothing of the bytes that were cut off.
+        if !pair.truncated {
+            pairs += 1;
+            bytes += query_bytes + document.text.len();
+            tokens += pair.ids.len();
+        }
+    }
+    queue.load().learn_tokens(pairs, bytes, tokens);
 }
 
 /// From logits to the reply; on the engine thread, since it takes microseconds.
@@ -296,3 +388,6 @@ fn answer_empty(tokenized: Tokenized, info: &EngineInfo) {
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
+
+#[cfg(test)]
+mod simulation;

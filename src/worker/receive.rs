@@ -14,7 +14,7 @@ use crate::telemetry::names;
 
 /// Where to listen.
 #[derive(Clone, Debug)]
-pub(super) struct Membership {
+pub(super) struct Group {
     pub(super) subject: String,
     pub(super) queue_group: String,
 }
@@ -25,17 +25,50 @@ const LEAVE_AFTER_MESSAGES: u64 = 64;
 /// No message for this long after asking to leave: drain.
 const LEAVE_QUIET: Duration = Duration::from_millis(50);
 
-/// Joins the queue group and hands every message with a place to answer it to `take`, until `stop` turns true; then
-/// leaves without losing what the server has sent already.
+/// Where this worker should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// In the queue group.
+    In,
+    /// Out of it, for now.
+    Out,
+    /// Out of it, for good.
+    End,
+}
+
+/// Joins and leaves the queue group as `wish` says, and hands every message with a place to answer it to `take`. Leaves
+/// without losing what the server has sent already. Returns when `wish` ends.
 pub(super) async fn receive(
     client: &async_nats::Client,
-    membership: &Membership,
+    group: &Group,
     outbox: &Outbox,
-    mut stop: watch::Receiver<bool>,
-    joined: impl FnOnce(),
-    take: impl Fn(Incoming, Place),
+    mut wish: watch::Receiver<Wish>,
+    joined: impl Fn() + Sync,
+    take: impl Fn(Incoming, Place) + Sync,
 ) -> Result<(), String> {
-    let Membership { subject, queue_group } = membership;
+    loop {
+        // A sender that is gone can wish for nothing any more.
+        let wanted = wish
+            .wait_for(|&wish| wish != Wish::Out)
+            .await
+            .map_or(Wish::End, |wish| *wish);
+        if wanted == Wish::End {
+            return Ok(());
+        }
+        serve(client, group, outbox, &mut wish, &joined, &take).await?;
+    }
+}
+
+/// One membership, from joining to having left.
+async fn serve(
+    client: &async_nats::Client,
+    group: &Group,
+    outbox: &Outbox,
+    wish: &mut watch::Receiver<Wish>,
+    joined: &(impl Fn() + Sync),
+    take: &(impl Fn(Incoming, Place) + Sync),
+) -> Result<(), String> {
+    let Group { subject, queue_group } = group;
     let mut subscription = client
         .queue_subscribe(subject.clone(), queue_group.clone())
         .await
@@ -48,14 +81,15 @@ pub(super) async fn receive(
     metrics::gauge!(names::GROUP_MEMBER).set(1.0);
     joined();
     let mut received: u64 = 0;
-    let stopped = loop {
+    let leaves = loop {
         tokio::select! {
             biased;
-            _ = stop.wait_for(|&stop| stop) => break true,
+            // The guard is dropped here: it must not be held while waiting.
+            () = async { let _ = wish.wait_for(|&wish| wish != Wish::In).await; } => break true,
             message = subscription.next() => match message {
                 Some(message) => {
                     received += 1;
-                    if !pass_on(message, outbox, &take).await {
+                    if !pass_on(message, outbox, take).await {
                         break false;
                     }
                 }
@@ -64,22 +98,22 @@ pub(super) async fn receive(
         }
     };
     metrics::gauge!(names::GROUP_MEMBER).set(0.0);
-    if !stopped {
+    if !leaves {
         return Err("the subscription ended: the connection to NATS is closed".to_owned());
     }
     let _ = subscription.unsubscribe_after(received + LEAVE_AFTER_MESSAGES).await;
     while let Ok(Some(message)) = tokio::time::timeout(LEAVE_QUIET, subscription.next()).await {
-        pass_on(message, outbox, &take).await;
+        pass_on(message, outbox, take).await;
     }
     let _ = subscription.drain().await;
     while let Ok(Some(message)) = tokio::time::timeout(LEAVE_QUIET * 20, subscription.next()).await {
-        pass_on(message, outbox, &take).await;
+        pass_on(message, outbox, take).await;
     }
     Ok(())
 }
 
 /// False when nothing can be answered any more.
-async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &impl Fn(Incoming, Place)) -> bool {
+async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &(impl Fn(Incoming, Place) + Sync)) -> bool {
     let received_at = Instant::now();
     let received_at_unix = SystemTime::now();
     let Some(reply_to) = message.reply else {

@@ -131,6 +131,20 @@ impl Ticket {
         self.outgoing_mut().share = Some(share);
     }
 
+    /// Sets how many of its tokens the device has yet to take.
+    pub fn set_tokens_left(&self, tokens: usize) {
+        if let Some(share) = &self.outgoing().share {
+            share.set_tokens_left(tokens);
+        }
+    }
+
+    /// The device has begun with this many of its tokens.
+    pub fn tokens_taken(&self, tokens: usize) {
+        if let Some(share) = &self.outgoing().share {
+            share.tokens_taken(tokens);
+        }
+    }
+
     /// Answers with rankings.
     pub fn answer(self, reply: Reply) {
         self.close(Answer::Scored(reply));
@@ -147,6 +161,18 @@ impl Ticket {
         self.refuse(Refusal::new(
             RefusalKind::DeadlineExceeded,
             format!("the budget of {} ms ran out {where_at}", budget.as_millis()),
+        ));
+    }
+
+    /// Answers that the budget will run out before the scores can be ready, so nothing is computed.
+    pub fn refuse_hopeless(self) {
+        let budget = self.deadline() - self.received_at();
+        self.refuse(Refusal::new(
+            RefusalKind::DeadlineExceeded,
+            format!(
+                "the budget of {} ms would run out before the scores are ready",
+                budget.as_millis()
+            ),
         ));
     }
 

@@ -3,6 +3,8 @@
 mod architecture;
 mod chaos;
 mod engine;
+mod faults;
+mod group;
 mod identity;
 mod lifecycle;
 mod seeds;

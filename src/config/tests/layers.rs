@@ -32,7 +32,10 @@ fn the_defaults_are_valid_and_as_promised() {
         QueueConfig {
             requests_max: 512,
             pairs_max: 65_536,
-            bytes_max: 64 << 20
+            bytes_max: 64 << 20,
+            leave_at: Some(0.8),
+            rejoin_at: 0.5,
+            dwell_min: std::time::Duration::from_millis(50),
         }
     );
     assert_eq!(config.limits.timeout_max, Duration::from_secs(60));
