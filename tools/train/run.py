@@ -3,7 +3,7 @@
 
   run.py all [--steps N]     everything; each stage keeps its result in the cache and is skipped next time
   run.py prepare             fetch and parse the text, encode it with the teacher, build the lists
-  run.py train [--steps N]   train (resumes from the last checkpoint) and export to models/builtin
+  run.py train [--steps N] [--minutes M]   train (resumes from the last checkpoint) and export to models/builtin
   run.py eval                measure models/builtin, write eval.json and the model card
   run.py check               the pruned tokenizer against the full one, sizes, and that the files open
 
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -35,9 +36,9 @@ def prepare():
     return p, v, lists.build(p, v)
 
 
-def train(steps):
+def train(steps, end_by=None):
     p, v, data = prepare()
-    model, kept, run = trainer.train(p, v, data, steps, on_export=student.export)
+    model, kept, run = trainer.train(p, v, data, steps, on_export=student.export, end_by=end_by)
     student.export(model, kept)
     run |= dict(vocabulary=len(kept), parameters=sum(w.numel() for w in model.parameters()))
     RUN.write_text(json.dumps(run))
@@ -57,6 +58,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("stage", choices=["all", "prepare", "train", "eval", "check"])
     args.add_argument("--steps", type=int, default=S.STEPS)
+    args.add_argument("--minutes", type=float, help="shorten the third part of training to end in about so many minutes")
     args.add_argument("--threads", type=int, default=os.cpu_count())
     a = args.parse_args()
     torch.set_num_threads(a.threads)
@@ -64,7 +66,7 @@ def main():
     if a.stage == "prepare":
         prepare()
     if a.stage in ("train", "all"):
-        train(a.steps)
+        train(a.steps, time.time() + 60 * a.minutes if a.minutes else None)
     if a.stage in ("eval", "all"):
         measure()
     if a.stage in ("check", "all"):

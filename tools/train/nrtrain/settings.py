@@ -50,14 +50,23 @@ LISTS_PER_STEP = 8
 MAX_TOKENS = 150
 LEARNING_RATE = 1.2e-4
 WARMUP_STEPS = 100
-DECAY_SHARE = 0.2  # the last fifth of the steps decays to zero
-STEPS = 1_500
+DECAY_SHARE = 0.2  # the last fifth of the steps of parts one and two decays to zero
+STEPS = 1_840  # the third part had a time limit (--minutes); this is what it reached
 # From this step on the lists are mostly short general English, some candidates are themselves
 # worded as queries, and the rate is higher.
 SECOND_FROM = 800
 SECOND_LISTS = 8_800
 SECOND_RATE = 2e-4
 SECOND_MIX = {"sentence": 35, "paraphrase": 15, "wordnet": 15, "gcide": 5, "fortunes": 8, "docs": 12, "package": 10}
+# The third part starts the rate again, on short texts against word traps (see lists.third_part).
+THIRD_FROM = 1_500
+THIRD_LISTS = 6_400
+THIRD_RATE = 2e-4
+THIRD_WARMUP = 20
+THIRD_DECAY_SHARE = 0.45
+THIRD_MIX = {"sentence": 35, "paraphrase": 12, "wordnet": 18, "gcide": 5, "fortunes": 8, "docs": 22}
+THIRD_PLAIN_SHARE = 0.15  # of its lists are ordinary ones of package descriptions, lest those be forgotten
+SHORT_CHARS = 110
 SOFT_TAU = 1 / 12  # temperature of the teacher's cosines in the listwise target; matches POINT_SCALE
 GOLD_WEIGHT = 0.45  # weight of the known answer against the teacher's softmax
 POINT_WEIGHT = 0.5  # weight of the pointwise loss

@@ -1,7 +1,7 @@
 """The training loop: listwise and pointwise distillation, bf16 autocast, resumable checkpoints.
 
-The learning rate rises, stays, and falls over the last DECAY_SHARE of the steps; so a run that
-was stopped early can be finished from its checkpoint with a smaller number of steps.
+The learning rate rises, stays, and falls over the last DECAY_SHARE of the steps before THIRD_FROM; the
+third part does so once more. A run with a time limit shortens the third part so that its fall is complete.
 """
 
 import json
@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from . import settings as S, student, vocab
-from .lists import second_part
+from .lists import second_part, third_part
 
 CHECKPOINT = S.CACHE / "checkpoint.pt"
 KEPT = S.CACHE / "vocab.json"
 LOG = S.CACHE / "train-log.jsonl"
 DEV_LISTS = 200
+DEV_TRAPS = 160
 
 
 def kept_vocabulary(pool):
@@ -29,6 +30,10 @@ def kept_vocabulary(pool):
 
 def rate(step, steps):
     """The learning rate's factor at a step."""
+    if step >= S.THIRD_FROM:
+        part, at = steps - S.THIRD_FROM, step - S.THIRD_FROM
+        return min(1.0, (at + 1) / S.THIRD_WARMUP, max(0.0, (part - at) / max(1, part * S.THIRD_DECAY_SHARE)))
+    steps = min(steps, S.THIRD_FROM)
     decay = int(steps * S.DECAY_SHARE)
     return min(1.0, (step + 1) / S.WARMUP_STEPS, max(0.0, (steps - step) / decay))
 
@@ -86,22 +91,26 @@ def loss_of(batcher, model, rows):
 @torch.inference_mode()
 def dev_figures(batcher, model, rows):
     """Loss; MRR of the known answer; agreement with the teacher's best (lists without a known answer)."""
-    losses, ranks, agree = [], [], []
+    losses, ranks, agree, best = [], [], [], []
     for at in range(0, len(rows), 20):
         part = rows[at:at + 20]
         loss, logits, _ = loss_of(batcher, model, part)
         losses.append(float(loss))
+        best.extend((logits.argmax(1) == torch.from_numpy(batcher.lists["cosines"][part]).argmax(1)).tolist())
         for row, scores in zip(part, logits):
             if batcher.lists["gold"][row]:
                 ranks.append(1 / (1 + int((scores[1:] > scores[0]).sum())))
             else:
                 agree.append(int(scores.argmax()) == int(batcher.lists["cosines"][row].argmax()))
     return dict(dev_loss=round(float(np.mean(losses)), 4), dev_mrr=round(float(np.mean(ranks)), 4),
-                dev_agree=round(float(np.mean(agree)), 4))
+                dev_agree=round(float(np.mean(agree)), 4), dev_best=round(float(np.mean(best)), 4))
 
 
-def train(pool, vectors, lists, steps=S.STEPS, checkpoint_every=200, on_export=None):
-    """Train to `steps`, from the checkpoint if there is one; returns the model and the kept vocabulary."""
+def train(pool, vectors, lists, steps=S.STEPS, checkpoint_every=200, on_export=None, end_by=None):
+    """Train to `steps`, from the checkpoint if there is one; returns the model and the kept vocabulary.
+
+    end_by (seconds since the epoch) lowers `steps` as needed for the third part to end by then.
+    """
     torch.manual_seed(S.SEED)
     kept = kept_vocabulary(pool)
     model = student.build(kept)
@@ -119,9 +128,15 @@ def train(pool, vectors, lists, steps=S.STEPS, checkpoint_every=200, on_export=N
     first = Batcher(pool, lists, kept)
     dev = np.arange(len(lists["query"]))[-DEV_LISTS:]
     second = Batcher(pool, second_part(pool, vectors, lists, DEV_LISTS, S.SECOND_LISTS), kept)
+    mined, decide = third_part(pool, vectors, lists, DEV_LISTS, S.THIRD_LISTS, DEV_TRAPS)
+    third, traps = Batcher(pool, mined, kept), Batcher(pool, decide, kept)
+    started = step
     begin, mean, tokens = time.time(), [], 0
     while step < steps:
-        batcher, at, top = (first, step, S.LEARNING_RATE) if step < S.SECOND_FROM else (second, step - S.SECOND_FROM, S.SECOND_RATE)
+        if step >= S.THIRD_FROM:
+            batcher, at, top = third, step - S.THIRD_FROM, S.THIRD_RATE
+        else:
+            batcher, at, top = (first, step, S.LEARNING_RATE) if step < S.SECOND_FROM else (second, step - S.SECOND_FROM, S.SECOND_RATE)
         rows = np.arange(at * S.LISTS_PER_STEP, (at + 1) * S.LISTS_PER_STEP) % (len(batcher.lists["query"]) - DEV_LISTS * (batcher is first))
         for g in opt.param_groups:
             g["lr"] = top * rate(step, steps)
@@ -134,6 +149,9 @@ def train(pool, vectors, lists, steps=S.STEPS, checkpoint_every=200, on_export=N
         step += 1
         mean.append(float(loss.detach()))
         tokens += n
+        if end_by and step > S.THIRD_FROM and step - started >= 20:
+            each = (time.time() - begin) / (step - started)
+            steps = min(steps, max(step, step + int((end_by - time.time()) / each)))
         if step % 50 == 0 or step == steps:
             spent = time.time() - begin
             line = dict(step=step, of=steps, loss=round(float(np.mean(mean[-50:])), 4),
@@ -141,6 +159,8 @@ def train(pool, vectors, lists, steps=S.STEPS, checkpoint_every=200, on_export=N
             if step % checkpoint_every == 0 or step == steps:
                 model.eval()
                 line |= dev_figures(first, model, dev)
+                if step >= S.THIRD_FROM:
+                    line["traps"] = dev_figures(traps, model, np.arange(DEV_TRAPS))
                 tmp = CHECKPOINT.with_suffix(".tmp")
                 torch.save(dict(model=model.state_dict(), opt=opt.state_dict(), step=step, seconds=seconds + spent), tmp)
                 tmp.rename(CHECKPOINT)
