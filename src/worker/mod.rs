@@ -10,11 +10,13 @@
 mod admit;
 mod batch;
 mod decode;
+mod discovery;
 mod gather;
 mod infer;
 mod rank;
 mod receive;
 mod reply;
+mod status;
 mod ticket;
 mod tokenize;
 
@@ -23,15 +25,18 @@ pub use batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, JobId, Slice};
 pub use decode::RequestLimits;
 pub use infer::{Loaded, model_loads};
 pub use rank::rank;
+pub use status::{Latency, ModelFacts, Outcome, Snapshot, State, Status};
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::model::ModelError;
-use crate::model::engine::EngineInfo;
+use crate::model::engine::{EngineInfo, LIBTORCH_VERSION};
 use crate::nats::{self, ConnectionSettings};
 use crate::protocol::{Refusal, RefusalKind, Reply, TimingsMs, Usage};
+use crate::telemetry::names;
 use gather::{Gatherer, Scored};
 use infer::EngineThread;
 use ticket::Outbox;
@@ -53,6 +58,8 @@ pub struct WorkerSettings {
     pub subject: String,
     /// The queue group to join.
     pub queue_group: String,
+    /// The name in service discovery.
+    pub service_name: String,
     /// False: stay connected, but out of the queue group.
     pub enabled: bool,
     /// The served model's aliases.
@@ -92,7 +99,8 @@ pub enum WorkerError {
 }
 
 /// Runs a worker until `stop` turns true (then it leaves the group, finishes what it took, and returns `Ok`) or it
-/// cannot go on. The model is loaded first, by the engine thread; the queue group is joined only after that.
+/// cannot go on. The model is loaded first, by the engine thread; the queue group is joined only after that. What
+/// happens is written to `status`.
 ///
 /// # Errors
 /// See [`WorkerError`].
@@ -100,6 +108,7 @@ pub async fn run(
     settings: WorkerSettings,
     load: impl FnOnce() -> Result<Loaded, ModelError> + Send + 'static,
     stop: watch::Receiver<bool>,
+    status: Arc<Status>,
 ) -> Result<(), WorkerError> {
     let WorkerSettings {
         window,
@@ -108,13 +117,14 @@ pub async fn run(
     } = settings;
     let (mut engine, gatherer) = EngineThread::start(
         load,
-        move |info| {
-            let tokens_max = batch_tokens_max.unwrap_or(info.batch_tokens);
-            Gatherer::new(BatchPolicy { window, tokens_max })
-        },
+        status.clone(),
+        batch_tokens_max,
+        move |tokens_max| Gatherer::new(BatchPolicy { window, tokens_max }),
         answer,
     )
     .await?;
+    status.set_state(State::Connecting);
+    publish_build_info(&engine.info);
 
     let worker_id = nuid::next().to_string();
     let plan = nats::ConnectPlan {
@@ -122,11 +132,21 @@ pub async fn run(
         subscription_capacity: settings.subscription_capacity,
         client_capacity: CLIENT_CAPACITY,
     };
-    let client = nats::connect(&settings.connection, plan, receive::on_event).await?;
+    let client = nats::connect(&settings.connection, plan, {
+        let status = status.clone();
+        move |event| receive::on_event(event, &status)
+    })
+    .await?;
+    status.set_connected(true);
 
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
-    let publisher = tokio::spawn(reply::publish_answers(client.clone(), worker_id.clone(), outgoing));
+    let publisher = tokio::spawn(reply::publish_answers(
+        client.clone(),
+        worker_id.clone(),
+        status.clone(),
+        outgoing,
+    ));
     let deadlines = tokio::spawn({
         let gatherer = gatherer.clone();
         async move { gatherer.watch_deadlines().await }
@@ -167,6 +187,11 @@ pub async fn run(
         subject: settings.subject.clone(),
         queue_group: settings.queue_group.clone(),
     };
+    let discovery = status.model_facts().map(|model| {
+        let name = &settings.service_name;
+        let service = discovery::Service::new(name, &worker_id, membership.clone(), &settings.limits, &model, &status);
+        tokio::spawn(discovery::answer_discovery(client.clone(), service, status.clone()))
+    });
     let joined = || {
         tracing::info!(
             worker = worker_id,
@@ -181,10 +206,11 @@ pub async fn run(
     let mut stopping = stop.clone();
     let served = async {
         if settings.enabled {
-            receive::receive(&client, &membership, &outbox, stop, joined, take)
+            receive::receive(&client, &membership, &outbox, &status, stop, joined, take)
                 .await
                 .map_err(WorkerError::Subscription)
         } else {
+            status.set_state(State::Off);
             tracing::warn!("switched off by `enabled`: connected, but out of the queue group");
             let _ = stopping.wait_for(|&stop| stop).await;
             Ok(())
@@ -200,6 +226,11 @@ pub async fn run(
     };
 
     // What was taken is finished, within the grace.
+    status.set_state(if matches!(outcome, Err(WorkerError::Engine(_))) {
+        State::Failed
+    } else {
+        State::Stopping
+    });
     let until = Instant::now() + settings.grace;
     tracing::info!(
         requests = queue.requests(),
@@ -226,8 +257,23 @@ pub async fn run(
     if outcome.is_ok() && until > Instant::now() {
         let _ = tokio::task::spawn_blocking(move || engine.join()).await;
     }
+    if let Some(discovery) = discovery {
+        discovery.abort();
+    }
     tracing::info!("stopped");
     outcome
+}
+
+fn publish_build_info(info: &EngineInfo) {
+    metrics::gauge!(
+        names::BUILD_INFO,
+        "version" => env!("CARGO_PKG_VERSION"),
+        "libtorch" => LIBTORCH_VERSION,
+        "model" => info.model_id.clone(),
+        "device" => info.device.clone(),
+        "precision" => info.precision.clone(),
+    )
+    .set(1.0);
 }
 
 /// From logits to the reply; on the engine thread, since it takes microseconds.

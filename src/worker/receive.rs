@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use super::decode::Incoming;
+use super::status::{State, Status};
 use super::ticket::{Outbox, Place};
 use crate::protocol::RequestHeaders;
 use crate::telemetry::names;
@@ -31,6 +32,7 @@ pub(super) async fn receive(
     client: &async_nats::Client,
     membership: &Membership,
     outbox: &Outbox,
+    status: &Status,
     mut stop: watch::Receiver<bool>,
     joined: impl FnOnce(),
     take: impl Fn(Incoming, Place),
@@ -45,7 +47,7 @@ pub(super) async fn receive(
         .flush()
         .await
         .map_err(|error| format!("cannot subscribe to {subject}: {error}"))?;
-    metrics::gauge!(names::GROUP_MEMBER).set(1.0);
+    status.set_state(State::Serving);
     joined();
     let mut received: u64 = 0;
     let stopped = loop {
@@ -55,7 +57,7 @@ pub(super) async fn receive(
             message = subscription.next() => match message {
                 Some(message) => {
                     received += 1;
-                    if !pass_on(message, outbox, &take).await {
+                    if !pass_on(message, outbox, status, &take).await {
                         break false;
                     }
                 }
@@ -63,23 +65,28 @@ pub(super) async fn receive(
             },
         }
     };
-    metrics::gauge!(names::GROUP_MEMBER).set(0.0);
+    status.set_state(State::Stopping);
     if !stopped {
         return Err("the subscription ended: the connection to NATS is closed".to_owned());
     }
     let _ = subscription.unsubscribe_after(received + LEAVE_AFTER_MESSAGES).await;
     while let Ok(Some(message)) = tokio::time::timeout(LEAVE_QUIET, subscription.next()).await {
-        pass_on(message, outbox, &take).await;
+        pass_on(message, outbox, status, &take).await;
     }
     let _ = subscription.drain().await;
     while let Ok(Some(message)) = tokio::time::timeout(LEAVE_QUIET * 20, subscription.next()).await {
-        pass_on(message, outbox, &take).await;
+        pass_on(message, outbox, status, &take).await;
     }
     Ok(())
 }
 
 /// False when nothing can be answered any more.
-async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &impl Fn(Incoming, Place)) -> bool {
+async fn pass_on(
+    message: async_nats::Message,
+    outbox: &Outbox,
+    status: &Status,
+    take: &impl Fn(Incoming, Place),
+) -> bool {
     let received_at = Instant::now();
     let received_at_unix = SystemTime::now();
     let Some(reply_to) = message.reply else {
@@ -87,6 +94,7 @@ async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &impl Fn(I
         tracing::debug!("a message without a reply subject was dropped");
         return true;
     };
+    status.received();
     let Some(place) = outbox.place().await else {
         return false;
     };
@@ -110,12 +118,15 @@ async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &impl Fn(I
 }
 
 /// What the connection tells of itself.
-pub(super) fn on_event(event: async_nats::Event) {
+pub(super) fn on_event(event: async_nats::Event, status: &Status) {
     use async_nats::Event;
     match event {
-        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Connected => {
+            status.set_connected(true);
+            tracing::info!("connected to NATS");
+        }
         Event::Disconnected => {
-            metrics::counter!(names::NATS_RECONNECTS_TOTAL).increment(1);
+            status.set_connected(false);
             tracing::warn!("the connection to NATS is lost: reconnecting");
         }
         Event::SlowConsumer(_) => {
