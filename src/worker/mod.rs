@@ -137,7 +137,6 @@ pub async fn run(
         move |event| receive::on_event(event, &status)
     })
     .await?;
-    status.set_connected(true);
 
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));

@@ -220,8 +220,8 @@ impl Status {
 
     /// There is a connection to NATS, or there is none any more.
     pub fn set_connected(&self, connected: bool) {
-        self.connected.store(connected, Ordering::Release);
-        if connected && self.was_connected.swap(true, Ordering::AcqRel) {
+        let before = self.connected.swap(connected, Ordering::AcqRel);
+        if connected && !before && self.was_connected.swap(true, Ordering::AcqRel) {
             metrics::counter!(names::NATS_RECONNECTS_TOTAL).increment(1);
         }
     }

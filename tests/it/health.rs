@@ -158,13 +158,18 @@ async fn loading_and_switched_off_are_not_ready_and_say_why() {
     // No server: health is there before model and connection, and neither makes it wait.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("nats://127.0.0.1:{port}");
-    // A pipe that nobody writes to: the model is loading for as long as this test wants.
+    // A hub that takes connections and never answers: the model is loading for as long as this test wants.
+    let hub = TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let made = std::process::Command::new("mkfifo")
-        .arg(folder.path().join("config.json"))
-        .status();
-    assert!(made.expect("mkfifo").success());
-    let loading = Worker::spawn(&url, &folder.path().display().to_string(), &[FREE_PORT]);
+    let loading = Worker::spawn(
+        &url,
+        "owner/model",
+        &[
+            FREE_PORT,
+            &format!("model.hub_endpoint=http://{}", hub.local_addr().unwrap()),
+            &format!("model.hub_cache_dir={}", folder.path().display()),
+        ],
+    );
     let (code, body) = wait_for_state(&loading.health_address(), "loading");
     assert_eq!(code, 503, "{body}");
     drop(loading);
