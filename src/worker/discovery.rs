@@ -2,7 +2,7 @@
 //! pipeline: it reads the status, and works whether the worker is in the queue group or out of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream::select_all;
@@ -78,16 +78,12 @@ impl Service {
             "default_timeout_ms": limits.default_timeout.as_millis().to_string(),
             "timeout_ms_max": limits.timeout_max.as_millis().to_string(),
         });
-        let started = time::OffsetDateTime::from(status.started());
         Service {
             name: name.to_owned(),
             id: id.to_owned(),
             membership,
             metadata,
-            // Only years past 9999 cannot be written so.
-            started: started
-                .format(&time::format_description::well_known::Rfc3339)
-                .unwrap_or_default(),
+            started: rfc3339(status.started()),
         }
     }
 
@@ -141,6 +137,14 @@ impl Service {
         }
         reply
     }
+}
+
+/// With microseconds, always: nats-py reads neither more digits nor none.
+fn rfc3339(at: SystemTime) -> String {
+    let utc = time::OffsetDateTime::from(at);
+    let (year, month, day) = (utc.year(), u8::from(utc.month()), utc.day());
+    let (hour, minute, second, microsecond) = (utc.hour(), utc.minute(), utc.second(), utc.microsecond());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{microsecond:06}Z")
 }
 
 /// Code and kind; never the message, which may name what a caller sent.
@@ -262,6 +266,14 @@ mod tests {
         assert_eq!((last.code, last.status.as_str()), (429, "overloaded"));
         let data = endpoint.data.as_ref().unwrap();
         assert_eq!((&data["shed"], &data["queue_requests"]), (&json!(1), &json!(1)));
+    }
+
+    #[test]
+    fn the_start_is_written_with_microseconds() {
+        let at =
+            |nanos| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(951_782_400) + Duration::from_nanos(nanos));
+        assert_eq!(at(0), "2000-02-29T00:00:00.000000Z");
+        assert_eq!(at(7_000_999), "2000-02-29T00:00:00.007000Z");
     }
 
     #[test]
