@@ -40,7 +40,7 @@ async fn ask<T: DeserializeOwned>(caller: &RawCaller, subject: &str, count: usiz
 }
 
 fn request(text: &str) -> Request {
-    let mut request = Request::new("which one", [text, "another"].into_iter());
+    let mut request = Request::new("which one", [text, "another"]);
     request.timeout_ms = Some(60_000.0);
     request
 }

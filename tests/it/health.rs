@@ -60,7 +60,7 @@ fn healthcheck(args: &[&str]) -> Output {
 }
 
 fn request() -> Request {
-    let mut request = Request::new("which one", ["the text", "another"].into_iter());
+    let mut request = Request::new("which one", ["the text", "another"]);
     request.timeout_ms = Some(60_000.0);
     request
 }
