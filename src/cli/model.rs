@@ -6,8 +6,9 @@ use std::path::Path;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::worker::model_source;
+use super::worker::{engine_settings, model_source};
 use super::{CliError, Global, print};
+use crate::model::engine::{EngineSettings, choose_device, choose_precision};
 use crate::model::files::{Checkpoint, resolve};
 use crate::model::hub::progress::Progress;
 use crate::model::{ModelError, PairTokenizer, Weights};
@@ -58,7 +59,8 @@ pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
         source.revision = revision;
     }
     let checkpoint = resolve(&source, &Progress::auto()).map_err(cli_error)?;
-    let info = describe(&checkpoint).map_err(cli_error)?;
+    let mut info = describe(&checkpoint).map_err(cli_error)?;
+    place(&mut info, &engine_settings(&config.model));
     print(&match format {
         Format::Table => table(&info),
         Format::Json => format!("{info:#}\n"),
@@ -100,6 +102,18 @@ fn describe(checkpoint: &Checkpoint) -> Result<Value, ModelError> {
         "score_activation_from": spec.origins.score_activation,
         "pair": tokenizer.template(),
     }))
+}
+
+/// Where a worker with these settings would put the model on this machine, and in which precision. A device that is not
+/// here is no reason not to look at a model.
+fn place(info: &mut Value, settings: &EngineSettings) {
+    match choose_device(settings.device, &settings.cuda_library) {
+        Ok(device) => {
+            info["device"] = json!(device.to_string());
+            info["precision"] = json!(choose_precision(settings.precision, device).to_string());
+        }
+        Err(error) => info["device_error"] = json!(error.to_string()),
+    }
 }
 
 fn absolute(dir: &Path) -> String {
@@ -163,6 +177,10 @@ fn table(info: &Value) -> String {
         ),
         ("pair", text("pair")),
     ]);
+    rows.push(match info["device_error"].as_str() {
+        Some(error) => ("here", error.to_owned()),
+        None => ("here", format!("{} in {}", text("device"), text("precision"))),
+    });
     let mut shown = String::new();
     for (name, value) in rows {
         // Writing to a String cannot fail.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::error::ModelError;
 use super::hub;
 pub use super::hub::progress::Progress;
-use super::spec::{ModelSpec, Object, SpecFiles};
+use super::object::Object;
+use super::spec::{ModelSpec, SpecFiles};
 
 /// The id of the model that comes with the program.
 pub const BUILTIN: &str = "builtin";

@@ -13,6 +13,8 @@ pub mod engine;
 pub mod error;
 pub mod files;
 pub mod hub;
+mod kinds;
+mod object;
 mod prefix;
 pub mod spec;
 pub mod tokenizer;

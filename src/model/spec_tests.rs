@@ -1,6 +1,8 @@
 use serde_json::json;
 
 use super::super::fixtures;
+use std::path::PathBuf;
+
 use super::*;
 
 fn object(value: Value) -> Object {

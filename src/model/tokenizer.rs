@@ -14,8 +14,9 @@ use tokenizers::{Encoding, Token, Tokenizer, TruncationDirection};
 
 use super::error::ModelError;
 use super::files::Checkpoint;
+use super::object::Object;
 use super::prefix;
-use super::spec::{ModelSpec, Object};
+use super::spec::ModelSpec;
 
 /// Why a text could not be tokenized.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -15,6 +15,7 @@
 
 mod encoding;
 pub mod headers;
+mod place;
 mod reader;
 mod refusal;
 mod reply;

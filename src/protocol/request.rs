@@ -7,7 +7,8 @@ use serde::de::Deserializer;
 use serde::{Serialize, Serializer};
 
 use super::headers::budget_from_ms;
-use super::reader::{self, Found, Sink, Value};
+use super::place::Found;
+use super::reader::{self, Sink, Value};
 use super::{Encoding, Refusal};
 
 /// A request to rank `documents` by how well each answers `query`.

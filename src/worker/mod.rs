@@ -126,17 +126,24 @@ pub async fn run(
     status.set_state(State::Connecting);
     publish_build_info(&engine.info);
 
+    let _closing = Closing(gatherer.clone());
+
     let worker_id = nuid::next().to_string();
     let plan = nats::ConnectPlan {
         retries_max: settings.connect_retries_max,
         subscription_capacity: settings.subscription_capacity,
         client_capacity: CLIENT_CAPACITY,
     };
-    let client = nats::connect(&settings.connection, plan, {
+    let mut stopped = stop.clone();
+    let on_event = {
         let status = status.clone();
         move |event| receive::on_event(event, &status)
-    })
-    .await?;
+    };
+    let client = tokio::select! {
+        client = nats::connect(&settings.connection, plan, on_event) => client?,
+        // Nothing was taken, so nothing is owed.
+        _ = stopped.wait_for(|&stop| stop) => return Ok(()),
+    };
 
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
@@ -273,6 +280,16 @@ fn publish_build_info(info: &EngineInfo) {
         "precision" => info.precision.clone(),
     )
     .set(1.0);
+}
+
+/// Ends the engine thread's waiting however `run` ends.
+struct Closing(Arc<Gatherer>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0
+            .close(Refusal::new(RefusalKind::Unavailable, "this worker is shutting down"));
+    }
 }
 
 /// From logits to the reply; on the engine thread, since it takes microseconds.

@@ -1,5 +1,6 @@
 //! What the integration tests stand on: a real nats-server on a free port, real worker processes, a raw caller.
 
+pub mod ledger;
 pub mod nats_server;
 pub mod worker;
 

@@ -2,13 +2,18 @@
 //!
 //! async-nats' own types stay inside the crate: callers see [`ConnectionSettings`] and [`ConnectError`] only.
 
-use std::error::Error as _;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use async_nats::{ConnectErrorKind as NatsErrorKind, ConnectOptions, ServerAddr};
+use async_nats::{ConnectOptions, ServerAddr};
+
+mod error;
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConnectError, ConnectErrorKind};
 
 /// Where and as whom to connect. Plain data; nothing is opened or read before a connection is made.
 ///
@@ -143,7 +148,7 @@ pub(crate) async fn connect(
             Ok(Err(error)) => ConnectError::explain(settings, &error),
             Err(_) => ConnectError::timed_out(settings),
         };
-        if retries == plan.retries_max || !error.kind.transient() {
+        if retries == plan.retries_max || !error.kind().transient() {
             return Err(error);
         }
         retries += 1;
@@ -320,252 +325,4 @@ fn readable(setting: &str, file: &Path) -> Result<PathBuf, ConnectError> {
 
 fn unreadable(setting: &str, file: &Path, error: &io::Error) -> ConnectError {
     ConnectError::settings(format!("`{setting}`: cannot read {}: {error}", file.display()))
-}
-
-/// What kept a connection from being made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConnectErrorKind {
-    /// A setting is wrong, or a file that it names.
-    Settings,
-    /// A server's name has no address.
-    Dns,
-    /// Nothing listens there.
-    Refused,
-    /// No answer in time.
-    TimedOut,
-    /// The server does not accept the credentials.
-    Authorization,
-    /// No TLS connection could be made.
-    Tls,
-    /// Anything else.
-    Other,
-}
-
-impl ConnectErrorKind {
-    /// Whether another attempt may fare better.
-    pub fn transient(self) -> bool {
-        matches!(
-            self,
-            ConnectErrorKind::Dns | ConnectErrorKind::Refused | ConnectErrorKind::TimedOut | ConnectErrorKind::Other
-        )
-    }
-}
-
-/// Why there is no connection: which server, what happened, and what to look at. Never holds a secret.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ConnectError {
-    kind: ConnectErrorKind,
-    message: String,
-}
-
-impl ConnectError {
-    /// What kept the connection from being made.
-    pub fn kind(&self) -> ConnectErrorKind {
-        self.kind
-    }
-
-    fn settings(message: impl Into<String>) -> Self {
-        Self {
-            kind: ConnectErrorKind::Settings,
-            message: message.into(),
-        }
-    }
-
-    fn new(settings: &ConnectionSettings, kind: ConnectErrorKind, what: &str, check: &str) -> Self {
-        let servers = settings.shown_urls().join(", ");
-        Self {
-            kind,
-            message: format!("cannot connect to NATS at {servers}: {what}. {check}"),
-        }
-    }
-
-    fn timed_out(settings: &ConnectionSettings) -> Self {
-        Self::new(
-            settings,
-            ConnectErrorKind::TimedOut,
-            "no answer in time",
-            "Check that the address is that of a NATS server (its client port, 4222 by default) and that no firewall \
-             is in between; `nats.connect_timeout_ms` sets how long to wait",
-        )
-    }
-
-    fn explain(settings: &ConnectionSettings, error: &async_nats::ConnectError) -> Self {
-        // What an I/O error wraps (rustls puts its own error into one) says more than its wrapping.
-        let io_kind = error
-            .source()
-            .and_then(|source| source.downcast_ref::<io::Error>())
-            .map(io::Error::kind);
-        let detail = error
-            .source()
-            .map(|source| one_line(&source.to_string()))
-            .unwrap_or_default();
-        match (error.kind(), io_kind) {
-            (NatsErrorKind::TimedOut, _) => Self::timed_out(settings),
-            (NatsErrorKind::Dns, _) => Self::new(
-                settings,
-                ConnectErrorKind::Dns,
-                "a host name has no address",
-                "Check the spelling of `nats.url` and the name service of this machine",
-            ),
-            (NatsErrorKind::Authentication, _) => Self::new(
-                settings,
-                ConnectErrorKind::Authorization,
-                "the nkey seed cannot be used to sign in",
-                "Check the file named by `nats.nkey_seed_file` or `nats.credentials_file`",
-            ),
-            (NatsErrorKind::AuthorizationViolation, _) => Self::new(
-                settings,
-                ConnectErrorKind::Authorization,
-                "the server does not accept the credentials",
-                "Check `nats.credentials_file`, `nats.nkey_seed_file`, `nats.user` with `nats.password`, or \
-                 `nats.token`, whichever the server asks for",
-            ),
-            (NatsErrorKind::Tls, _) | (_, Some(io::ErrorKind::InvalidData)) => Self::new(
-                settings,
-                ConnectErrorKind::Tls,
-                &format!("no TLS connection ({detail})"),
-                "Check that the server speaks TLS, that `nats.tls_ca_file` holds its root certificate, that the URL \
-                 names the host as the certificate does, and `nats.tls_cert_file` with `nats.tls_key_file` if it asks \
-                 for a client certificate",
-            ),
-            (_, Some(io::ErrorKind::ConnectionRefused)) => Self::new(
-                settings,
-                ConnectErrorKind::Refused,
-                "connection refused",
-                "Check that nats-server runs there and that `nats.url` names its host and port",
-            ),
-            _ => Self::new(
-                settings,
-                ConnectErrorKind::Other,
-                if detail.is_empty() {
-                    "the connection failed"
-                } else {
-                    &detail
-                },
-                "Check that the address is that of a NATS server",
-            ),
-        }
-    }
-}
-
-/// A library's message, on one line and of bounded length.
-fn one_line(message: &str) -> String {
-    message
-        .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .take(200)
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLAN: ConnectPlan = ConnectPlan {
-        retries_max: 0,
-        subscription_capacity: 8,
-        client_capacity: 8,
-    };
-
-    fn refused(settings: &ConnectionSettings) -> ConnectError {
-        let servers = servers(settings);
-        servers
-            .and_then(|servers| options(settings, &servers, PLAN))
-            .expect_err("these settings have a fault")
-    }
-
-    #[test]
-    fn debug_shows_no_secret() {
-        let settings = ConnectionSettings {
-            urls: vec![
-                "nats://ann:hush@one:4222".into(),
-                "hush@two".into(),
-                "tls://ann:hu@sh/hush@three".into(),
-            ],
-            user: Some("ann".into()),
-            password: Some("hush".into()),
-            token: Some("hush".into()),
-            ..ConnectionSettings::default()
-        };
-        let shown = format!("{settings:?}");
-        assert!(!shown.contains("hush"), "{shown}");
-        assert!(
-            shown.contains("nats://***@one:4222") && shown.contains("***@two") && shown.contains("tls://***@three")
-        );
-    }
-
-    #[test]
-    fn a_url_without_secrets_is_shown_as_it_is() {
-        for url in ["nats://localhost:4222", "tls://nats.example", "localhost"] {
-            assert_eq!(shown_url(url), url);
-        }
-    }
-
-    #[test]
-    fn faults_in_the_settings_are_told_before_anything_is_opened() {
-        let with = |change: fn(&mut ConnectionSettings)| {
-            let mut settings = ConnectionSettings::default();
-            change(&mut settings);
-            let error = refused(&settings);
-            assert_eq!(error.kind(), ConnectErrorKind::Settings);
-            assert!(!error.to_string().contains("hush"), "{error}");
-            error.to_string()
-        };
-        assert!(with(|s| s.urls.clear()).contains("`nats.url` is empty"));
-        assert!(with(|s| s.urls = vec!["http://ann:hush@host".into()]).contains("http://***@host"));
-        assert!(with(|s| s.urls = vec!["ws://host".into()]).contains("nats://host:port"));
-        assert!(with(|s| s.urls = vec!["nats://ann:hush@host:port".into()]).contains("`nats.url`"));
-        assert!(with(|s| s.user = Some("ann".into())).contains("`nats.password`"));
-        assert!(with(|s| s.tls_key_file = Some("/dev/null".into())).contains("`nats.tls_cert_file`"));
-        assert!(with(|s| s.tls_ca_file = Some("/nonexistent/ca.pem".into())).contains("/nonexistent/ca.pem"));
-        assert!(with(|s| s.nkey_seed_file = Some("/dev/null".into())).contains("no line with an nkey seed"));
-        assert!(with(|s| s.credentials_file = Some("/dev/null".into())).contains("not a credentials file"));
-        let both = with(|s| {
-            s.token = Some("hush".into());
-            s.urls = vec!["nats://ann:hush@host".into()];
-        });
-        assert!(
-            both.contains("nats.token") && both.contains("a user in `nats.url`"),
-            "{both}"
-        );
-    }
-
-    #[test]
-    fn a_seed_is_found_with_and_without_its_frame() {
-        let seed = "SUAMLWWRDQ6PTX7LTTUQ7BCFFQ4DKDTE5JFQ7IWWRMUGCTQIX2TP3TYS5Q";
-        assert_eq!(seed_of(&format!("{seed}\n")), Some(seed));
-        let framed = format!("-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n");
-        assert_eq!(seed_of(&framed), Some(seed));
-        assert_eq!(seed_of("SOMETHING ELSE"), None);
-    }
-
-    #[test]
-    fn escapes_in_a_url_are_undone() {
-        assert_eq!(unescaped("p%40ss%2Fword"), "p@ss/word");
-        assert_eq!(unescaped("100%"), "100%");
-        assert_eq!(unescaped("%zz%é"), "%zz%é");
-    }
-
-    #[tokio::test]
-    async fn a_refused_connection_names_the_server_and_what_to_check() {
-        // A port that was free a moment ago, on an address that only this test uses.
-        let listener = std::net::TcpListener::bind("127.77.1.9:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        drop(listener);
-        let settings = ConnectionSettings {
-            urls: vec![format!("nats://ann:hush@127.77.1.9:{port}")],
-            ..ConnectionSettings::default()
-        };
-        let error = connect(&settings, PLAN, |_| ())
-            .await
-            .expect_err("nothing listens there");
-        assert_eq!(error.kind(), ConnectErrorKind::Refused, "{error}");
-        assert!(
-            error.to_string().contains(&format!("nats://***@127.77.1.9:{port}")),
-            "{error}"
-        );
-        assert!(!error.to_string().contains("hush"), "{error}");
-    }
 }
