@@ -10,6 +10,7 @@
 mod bench;
 mod config;
 mod flags;
+mod healthcheck;
 mod model;
 mod query;
 mod worker;
@@ -23,8 +24,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use flags::{Global, WorkerFlags};
 
-/// The libtorch that this program is built against and runs with (`tch` takes no other).
-const LIBTORCH_VERSION: &str = "2.11.0";
+use crate::model::engine::LIBTORCH_VERSION;
 
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -92,6 +92,13 @@ enum Command {
   nats-rerank bench --payload requests.json --callers 50 --timeout-ms 250 --format json\n\n{EXIT_CODES}"
     ))]
     Bench(bench::Args),
+    /// Probe: is the worker of these settings ready? For containers, whose exit code is the answer.
+    #[command(after_help = format!(
+        "Examples:
+  nats-rerank healthcheck
+  nats-rerank healthcheck --url http://127.0.0.1:9464/livez\n\n{EXIT_CODES}"
+    ))]
+    Healthcheck(healthcheck::Args),
     /// Look at a model: architecture, size, limits, activation, precision.
     #[command(after_help = format!(
         "Examples:
@@ -167,6 +174,7 @@ fn run(command: Command, global: &Global) -> u8 {
         Command::Worker(args) => worker::run(args, global),
         Command::Query(args) => query::run(args, global).map(|()| 0),
         Command::Bench(args) => bench::run(args, global).map(|()| 0),
+        Command::Healthcheck(args) => healthcheck::run(&args, global).map(|()| 0),
         Command::Model(args) => model::run(args, global).map(|()| 0),
         Command::Config(args) => config::run(args, global).map(|()| 0),
     };
@@ -223,6 +231,7 @@ mod tests {
         for (name, about) in [
             ("worker", "Serve"),
             ("query", "Ask"),
+            ("healthcheck", "Probe"),
             ("model", "Look"),
             ("config", "Look"),
         ] {

@@ -14,7 +14,8 @@ use crate::model::engine::{self, DeviceChoice, EngineSettings, PrecisionChoice, 
 use crate::model::tokenizer::PairTokenizer;
 use crate::model::{ModelSource, Progress, resolve};
 use crate::telemetry;
-use crate::worker::{self, Loaded, MembershipPolicy, QueueLimits, RequestLimits, WorkerSettings};
+use crate::telemetry::health::{self, Health, HealthError};
+use crate::worker::{self, Loaded, MembershipPolicy, QueueLimits, RequestLimits, Status, WorkerSettings};
 
 /// Flags of `nats-rerank worker`.
 #[derive(clap::Args, Debug)]
@@ -34,6 +35,9 @@ pub fn run(args: Args, global: &Global) -> Result<u8, CliError> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    let status = Status::new();
+    // Before the model is loaded: whoever probes meanwhile is told so.
+    let health = start_health(&config, &status).map_err(|error| CliError::Failed(error.to_string()))?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().thread_name("async");
     if let Some(threads) = config.runtime.threads {
@@ -42,9 +46,10 @@ pub fn run(args: Args, global: &Global) -> Result<u8, CliError> {
     let runtime = builder
         .build()
         .map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
-    let code = runtime.block_on(serve(config))?;
+    let code = runtime.block_on(serve(config, status))?;
     // Whatever still runs is a thread that would not end; the process does.
     runtime.shutdown_timeout(Duration::from_millis(200));
+    drop(health);
     Ok(code)
 }
 
@@ -93,7 +98,15 @@ fn settle_libraries() {
 #[cfg(not(target_os = "linux"))]
 fn settle_libraries() {}
 
-async fn serve(config: Config) -> Result<u8, CliError> {
+fn start_health(config: &Config, status: &Arc<Status>) -> Result<Option<Health>, HealthError> {
+    let Some(listen) = config.health.listen else {
+        return Ok(None);
+    };
+    let metrics = health::install_recorder()?;
+    Health::start(listen, status.clone(), metrics, config.health.heart_beat_age_max).map(Some)
+}
+
+async fn serve(config: Config, status: Arc<Status>) -> Result<u8, CliError> {
     let (stop_sender, stop) = watch::channel(false);
     let code = Arc::new(AtomicU8::new(0));
     tokio::spawn({
@@ -114,7 +127,7 @@ async fn serve(config: Config) -> Result<u8, CliError> {
     let model = config.model;
     let mut stopped = stop.clone();
     tokio::select! {
-        outcome = worker::run(settings, move || load(&model), stop) => {
+        outcome = worker::run(settings, move || load(&model), stop, status) => {
             outcome.map_err(|error| CliError::Failed(error.to_string()))?;
         }
         // A stop while the model is still loading: nothing was taken, so nothing is owed.
@@ -157,6 +170,7 @@ fn settings(config: &Config) -> WorkerSettings {
         subscription_capacity: config.nats.subscription_capacity,
         subject: config.nats.subject.clone(),
         queue_group: config.nats.queue_group.clone(),
+        service_name: config.nats.service_name.clone(),
         enabled: config.enabled,
         switch_bucket: config.nats.switch_bucket.clone(),
         membership: MembershipPolicy {

@@ -58,6 +58,11 @@ pub fn is_revision(text: &str) -> bool {
         && text.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
 }
 
+/// An address to listen on. No name: what it stands for may change, and looking it up may take long.
+pub fn is_socket_address(text: &str) -> bool {
+    text.parse::<std::net::SocketAddr>().is_ok()
+}
+
 /// An expression that `telemetry::logs` can use.
 pub fn is_log_filter(text: &str) -> bool {
     EnvFilter::builder().parse(text).is_ok()
@@ -176,6 +181,15 @@ mod tests {
             is_revision,
             &["main", "v1.0", "refs/pr/3", "0a1b2c"],
             &["../x", "a//b", "/a", "a b", "..", "a/"],
+        );
+    }
+
+    #[test]
+    fn socket_addresses() {
+        all(
+            is_socket_address,
+            &["127.0.0.1:9464", "0.0.0.0:0", "[::1]:80"],
+            &["", "localhost:80", ":80", "127.0.0.1", "127.0.0.1:99999", "::1:80"],
         );
     }
 

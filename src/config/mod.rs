@@ -30,8 +30,8 @@ pub use problem::{ConfigError, Problem, Source};
 pub use reference::{REFERENCE_BEGIN, REFERENCE_END, reference};
 pub use secret::{Secret, redact_url};
 pub use settings::{
-    BatchConfig, Config, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig, RuntimeConfig, ServerUrl,
-    ShutdownConfig, TokenizeConfig,
+    BatchConfig, Config, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig, RuntimeConfig,
+    ServerUrl, ShutdownConfig, TokenizeConfig,
 };
 
 /// A configuration, and how it came about.

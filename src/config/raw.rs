@@ -24,6 +24,7 @@ section!(Raw {
     tokenize: Threads,
     runtime: Threads,
     shutdown: Shutdown,
+    health: Health,
     log: Log,
 });
 
@@ -95,6 +96,11 @@ section!(Limits {
 section!(Threads { threads: usize });
 
 section!(Shutdown { grace_ms: u64 });
+
+section!(Health {
+    listen: String,
+    heart_beat_age_max_ms: u64,
+});
 
 section!(Log {
     format: String,

@@ -241,6 +241,12 @@ pub static KEYS: &[Key] = &[
     ),
     or_zero("runtime.threads", 1, THREADS_MAX, "threads", "by the number of cores"),
     integer("shutdown.grace_ms", 0, MILLISECONDS_MAX, "ms"),
+    optional(
+        "health.listen",
+        "an address `ip:port`, port 0: any free one",
+        forms::is_socket_address,
+    ),
+    integer("health.heart_beat_age_max_ms", 10_000, MILLISECONDS_MAX, "ms"),
     text("log.format", LogFormat::ALLOWED, |text| {
         text.parse::<LogFormat>().is_ok()
     }),

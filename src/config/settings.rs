@@ -1,6 +1,7 @@
 //! The settings as the program uses them: validated and typed. Made by [`super::load`] only, so that whoever holds a
 //! [`Config`] need not check it again.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// The clean stop.
     pub shutdown: ShutdownConfig,
+    /// Health over HTTP.
+    pub health: HealthConfig,
     /// The program's own log.
     pub log: LogConfig,
 }
@@ -224,6 +227,15 @@ pub struct RuntimeConfig {
 pub struct ShutdownConfig {
     /// How long work that was taken may go on after the signal to stop.
     pub grace: Duration,
+}
+
+/// Health over HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthConfig {
+    /// Where to listen; port 0: any free one; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// The worker counts as unready when its engine's last sign of life is older.
+    pub heart_beat_age_max: Duration,
 }
 
 /// The program's own log.

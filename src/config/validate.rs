@@ -7,8 +7,8 @@ use super::forms;
 use super::problem::Problem;
 use super::raw::{Batch, Limits, Log, Model, Nats, Queue, Raw};
 use super::settings::{
-    BatchConfig, Config, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig, RuntimeConfig, ServerUrl,
-    ShutdownConfig, TokenizeConfig,
+    BatchConfig, Config, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig, RuntimeConfig,
+    ServerUrl, ShutdownConfig, TokenizeConfig,
 };
 use super::{Device, LogFormat, Precision, Secret, UnknownChoice};
 
@@ -120,6 +120,11 @@ fn convert(raw: Raw) -> Result<Config, UnknownChoice> {
         },
         shutdown: ShutdownConfig {
             grace: Duration::from_millis(raw.shutdown.grace_ms),
+        },
+        health: HealthConfig {
+            // The schema let only addresses through; an empty text is none.
+            listen: raw.health.listen.parse().ok(),
+            heart_beat_age_max: Duration::from_millis(raw.health.heart_beat_age_max_ms),
         },
         log: log(raw.log)?,
     })

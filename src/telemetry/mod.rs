@@ -1,4 +1,6 @@
-//! What the program says about itself: its log, and the names of its metrics.
+//! What the program says about itself: its log, its metrics, its health.
 
+pub mod health;
 pub mod logs;
 pub mod names;
+pub mod process;

@@ -64,7 +64,15 @@ struct Part {
     pairs: Arc<[PairTokens]>,
 }
 
+/// Nothing to do for this long: the engine thread gets an empty batch, and shows that it is alive.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+
 impl Batch {
+    /// Whether there is nothing to compute: a heart-beat is due.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// The pairs, in the order in which [`Gatherer::finish`] expects their logits.
     pub fn pairs(&self) -> Vec<&PairTokens> {
         self.parts
@@ -173,7 +181,8 @@ impl Gatherer {
         }
     }
 
-    /// Waits for the next batch. For the engine thread alone. `None` after [`Gatherer::close`].
+    /// Waits for the next batch. For the engine thread alone. `None` after [`Gatherer::close`]; an empty batch when there
+    /// was nothing to do for some seconds.
     pub fn next_batch(&self) -> Option<Batch> {
         let mut device = DeviceState::Busy;
         let mut state = self.lock();
@@ -192,7 +201,17 @@ impl Gatherer {
             match state.batcher.poll(now, device, time) {
                 Decision::Empty => {
                     device = DeviceState::Idle;
-                    state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    let waited = self.work.wait_timeout(state, IDLE_MAX);
+                    let timeout;
+                    (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                    // Work that came at the last moment goes first.
+                    if timeout.timed_out() && state.closed.is_none() && state.jobs.is_empty() {
+                        return Some(Batch {
+                            parts: Vec::new(),
+                            tokens: 0,
+                            started_at: now,
+                        });
+                    }
                 }
                 Decision::Wait(until) => {
                     let pause = until.saturating_duration_since(now);

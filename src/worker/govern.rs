@@ -46,7 +46,11 @@ pub(super) async fn govern(
             let tokens = queue.load().tokens();
             tracing::debug!(requests = queue.requests(), tokens, "{state}");
         }
-        let wanted = if inside { Wish::In } else { Wish::Out };
+        let wanted = match (inside, enabled) {
+            (true, _) => Wish::In,
+            (false, true) => Wish::Full,
+            (false, false) => Wish::Off,
+        };
         wish.send_if_modified(|wish| {
             // The end is final, whoever wished for it.
             let changed = *wish != wanted && *wish != Wish::End;

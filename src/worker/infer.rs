@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::budget::TokenBudget;
 use super::gather::{Gatherer, Scored};
+use super::status::{ModelFacts, Status};
 use crate::model::ModelError;
 use crate::model::engine::{Engine, EngineError, EngineInfo};
 use crate::model::tokenizer::{PairTokenizer, PairTokens};
@@ -44,14 +45,17 @@ pub struct EngineThread {
 }
 
 impl EngineThread {
-    /// Starts the thread, which runs `load` and then serves `gatherer` — made by `gatherer_for` once it is known what
-    /// was loaded — until that is closed. Returns when the model is loaded and, with `measure`, its speed is known.
+    /// Starts the thread, which runs `load` and then serves `gatherer` — made by `gatherer_for` for what was loaded and a
+    /// token budget, which is `batch_tokens_max` or what suits the engine — until that is closed. Returns when the model is
+    /// loaded and, with `measure`, its speed is known.
     ///
     /// # Errors
     /// What `load` says, or that it panicked.
     pub async fn start(
         load: impl FnOnce() -> Result<Loaded, ModelError> + Send + 'static,
-        gatherer_for: impl FnOnce(&EngineInfo) -> Arc<Gatherer> + Send + 'static,
+        status: Arc<Status>,
+        batch_tokens_max: Option<usize>,
+        gatherer_for: impl FnOnce(&EngineInfo, usize) -> Arc<Gatherer> + Send + 'static,
         score: impl Fn(Scored, &EngineInfo) + Send + 'static,
         measure: bool,
     ) -> Result<(EngineThread, Arc<Gatherer>), ModelError> {
@@ -72,7 +76,15 @@ impl EngineThread {
                 metrics::counter!(names::MODEL_LOADS_TOTAL).increment(1);
                 metrics::gauge!(names::MODEL_LOAD_SECONDS).set(started.elapsed().as_secs_f64());
                 let info = engine.info().clone();
-                let gatherer = gatherer_for(&info);
+                let batch_tokens_max = batch_tokens_max.unwrap_or(info.batch_tokens);
+                status.set_model(ModelFacts {
+                    id: info.model_id.clone(),
+                    device: info.device.clone(),
+                    precision: info.precision.clone(),
+                    length_max: info.length_max,
+                    batch_tokens_max,
+                });
+                let gatherer = gatherer_for(&info, batch_tokens_max);
                 if measure {
                     let measured = catch_unwind(AssertUnwindSafe(|| {
                         measure_rate(engine.as_mut(), &tokenizer, &gatherer);
@@ -84,13 +96,20 @@ impl EngineThread {
                         return;
                     }
                 }
+                let watch = Watch {
+                    dummy: dummy_pair(&tokenizer),
+                    batch_tokens_max,
+                    status,
+                };
                 if loaded_sender
                     .send(Ok((info.clone(), tokenizer, gatherer.clone())))
                     .is_err()
                 {
                     return; // the worker gave up meanwhile
                 }
-                let served = catch_unwind(AssertUnwindSafe(|| serve(engine.as_mut(), &gatherer, &info, score)));
+                let served = catch_unwind(AssertUnwindSafe(|| {
+                    serve(engine.as_mut(), &gatherer, &info, &watch, score)
+                }));
                 let reason = served.unwrap_or_else(|_| Some("the engine thread panicked".to_owned()));
                 if reason.is_some() {
                     gatherer.close(Refusal::new(
@@ -126,15 +145,54 @@ impl EngineThread {
     }
 }
 
+/// What the engine thread tells the status.
+struct Watch {
+    status: Arc<Status>,
+    batch_tokens_max: usize,
+    /// For heart-beats. `None`: the tokenizer cannot make one, and only batches count.
+    dummy: Option<PairTokens>,
+}
+
+impl Watch {
+    /// A forward pass of the dummy pair, as a sign of life. The reason, if the device is lost.
+    fn beat(&self, engine: &mut dyn Engine) -> Option<String> {
+        let dummy = self.dummy.as_ref()?;
+        match engine.score(&[dummy]) {
+            Ok(logits) if logits.len() == 1 && logits[0].is_finite() => self.status.beat(),
+            Ok(_) => tracing::error!("heart-beat: the model gave a score that is not a finite number"),
+            Err(error @ EngineError::Fatal(_)) => return Some(error.to_string()),
+            Err(error) => tracing::error!(%error, "heart-beat: the forward pass failed"),
+        }
+        None
+    }
+}
+
+fn dummy_pair(tokenizer: &PairTokenizer) -> Option<PairTokens> {
+    let pair = tokenizer
+        .query("heart")
+        .and_then(|query| tokenizer.pair(&query, "beat", true));
+    if let Err(error) = &pair {
+        tracing::warn!(%error, "no heart-beat of an idle engine: its pair cannot be made");
+    }
+    pair.ok()
+}
+
 /// Serves until the gatherer is closed (`None`) or the device is lost (the reason).
 fn serve(
     engine: &mut dyn Engine,
     gatherer: &Gatherer,
     info: &EngineInfo,
+    watch: &Watch,
     score: impl Fn(Scored, &EngineInfo),
 ) -> Option<String> {
     let mut budget = TokenBudget::new(gatherer.tokens_max());
     while let Some(batch) = gatherer.next_batch() {
+        if batch.is_empty() {
+            match watch.beat(engine) {
+                None => continue,
+                fatal => return fatal,
+            }
+        }
         let pairs = batch.pairs();
         let started = Instant::now();
         let outcome = score_halving(engine, &pairs);
@@ -160,6 +218,11 @@ fn serve(
         metrics::counter!(names::ENGINE_BUSY_MICROSECONDS_TOTAL).increment(busy.as_micros() as u64);
         metrics::histogram!(names::BATCH_PAIRS).record(pairs.len() as f64);
         metrics::histogram!(names::BATCH_TOKENS).record(batch.tokens as f64);
+        metrics::histogram!(names::BATCH_FILL_RATIO).record(batch.tokens as f64 / watch.batch_tokens_max.max(1) as f64);
+        watch.status.batch(pairs.len(), batch.tokens, busy);
+        if outcome.is_ok() {
+            watch.status.beat();
+        }
         tracing::debug!(
             pairs = pairs.len(),
             tokens = batch.tokens,

@@ -11,6 +11,7 @@ mod admit;
 mod batch;
 mod budget;
 mod decode;
+mod discovery;
 mod gather;
 mod govern;
 mod infer;
@@ -20,6 +21,7 @@ mod rank;
 mod rate;
 mod receive;
 mod reply;
+mod status;
 mod ticket;
 mod tokenize;
 
@@ -29,6 +31,7 @@ pub use decode::RequestLimits;
 pub use infer::{Loaded, model_loads};
 pub use membership::MembershipPolicy;
 pub use rank::rank;
+pub use status::{Latency, ModelFacts, Outcome, Snapshot, State, Status};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,10 +39,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::model::ModelError;
-use crate::model::engine::EngineInfo;
+use crate::model::engine::{EngineInfo, LIBTORCH_VERSION};
 use crate::nats::{self, ConnectionSettings};
 use crate::protocol::{Refusal, RefusalKind, Reply, TimingsMs, Usage};
 use crate::switch;
+use crate::telemetry::names;
 use gather::{Gatherer, Scored};
 use infer::EngineThread;
 use receive::Wish;
@@ -65,6 +69,8 @@ pub struct WorkerSettings {
     pub subject: String,
     /// The queue group to join.
     pub queue_group: String,
+    /// The name in service discovery.
+    pub service_name: String,
     /// False: stay connected, but out of the queue group, unless the live switch says otherwise.
     pub enabled: bool,
     /// The JetStream KV bucket of the live switch.
@@ -112,7 +118,8 @@ pub enum WorkerError {
 }
 
 /// Runs a worker until `stop` turns true (then it leaves the group, finishes what it took, and returns `Ok`) or it
-/// cannot go on. The model is loaded first, by the engine thread; the queue group is joined only after that.
+/// cannot go on. The model is loaded first, by the engine thread; the queue group is joined only after that. What
+/// happens is written to `status`.
 ///
 /// # Errors
 /// See [`WorkerError`].
@@ -120,6 +127,7 @@ pub async fn run(
     settings: WorkerSettings,
     load: impl FnOnce() -> Result<Loaded, ModelError> + Send + 'static,
     stop: watch::Receiver<bool>,
+    status: Arc<Status>,
 ) -> Result<(), WorkerError> {
     let WorkerSettings {
         window,
@@ -133,8 +141,9 @@ pub async fn run(
     let worked_off = queue.clone();
     let (mut engine, gatherer) = EngineThread::start(
         load,
-        move |info| {
-            let tokens_max = batch_tokens_max.unwrap_or(info.batch_tokens);
+        status.clone(),
+        batch_tokens_max,
+        move |info, tokens_max| {
             worked_off.load().set_sizes(tokens_max, info.length_max);
             Gatherer::new(BatchPolicy { window, tokens_max }, worked_off)
         },
@@ -142,6 +151,8 @@ pub async fn run(
         measure,
     )
     .await?;
+    status.set_state(State::Connecting);
+    publish_build_info(&engine.info);
 
     let _closing = Closing(gatherer.clone());
 
@@ -152,15 +163,24 @@ pub async fn run(
         client_capacity: CLIENT_CAPACITY,
     };
     let mut stopped = stop.clone();
+    let on_event = {
+        let status = status.clone();
+        move |event| receive::on_event(event, &status)
+    };
     let client = tokio::select! {
-        client = nats::connect(&settings.connection, plan, receive::on_event) => client?,
+        client = nats::connect(&settings.connection, plan, on_event) => client?,
         // Nothing was taken, so nothing is owed.
         _ = stopped.wait_for(|&stop| stop) => return Ok(()),
     };
 
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
-    let publisher = tokio::spawn(reply::publish_answers(client.clone(), worker_id.clone(), outgoing));
+    let publisher = tokio::spawn(reply::publish_answers(
+        client.clone(),
+        worker_id.clone(),
+        status.clone(),
+        outgoing,
+    ));
     let deadlines = tokio::spawn({
         let gatherer = gatherer.clone();
         async move { gatherer.watch_deadlines().await }
@@ -202,6 +222,11 @@ pub async fn run(
         queue_group: settings.queue_group.clone(),
     };
     let joined_before = std::sync::atomic::AtomicBool::new(false);
+    let discovery = status.model_facts().map(|model| {
+        let name = &settings.service_name;
+        let service = discovery::Service::new(name, &worker_id, group.clone(), &settings.limits, &model, &status);
+        tokio::spawn(discovery::answer_discovery(client.clone(), service, status.clone()))
+    });
     let joined = || {
         if joined_before.swap(true, std::sync::atomic::Ordering::Relaxed) {
             return;
@@ -225,7 +250,7 @@ pub async fn run(
             (Some(sender), receiver)
         }
     };
-    let (wish, wished) = watch::channel(Wish::Out);
+    let (wish, wished) = watch::channel(Wish::Off);
     let wish = Arc::new(wish);
     let governor = tokio::spawn(govern::govern(
         settings.membership,
@@ -235,7 +260,9 @@ pub async fn run(
         wish.clone(),
     ));
     let outcome = {
-        let mut served = std::pin::pin!(receive::receive(&client, &group, &outbox, wished, joined, take));
+        let mut served = std::pin::pin!(receive::receive(
+            &client, &group, &outbox, &status, wished, joined, take
+        ));
         let failed = tokio::select! {
             outcome = &mut served => Err(outcome),
             ended = &mut engine.ended => Ok(match ended {
@@ -269,6 +296,11 @@ pub async fn run(
     governor.abort();
 
     // What was taken is finished, within the grace.
+    status.set_state(if matches!(outcome, Err(WorkerError::Engine(_))) {
+        State::Failed
+    } else {
+        State::Stopping
+    });
     let until = Instant::now() + settings.grace;
     tracing::info!(
         requests = queue.requests(),
@@ -295,8 +327,23 @@ pub async fn run(
     if outcome.is_ok() && until > Instant::now() {
         let _ = tokio::task::spawn_blocking(move || engine.join()).await;
     }
+    if let Some(discovery) = discovery {
+        discovery.abort();
+    }
     tracing::info!("stopped");
     outcome
+}
+
+fn publish_build_info(info: &EngineInfo) {
+    metrics::gauge!(
+        names::BUILD_INFO,
+        "version" => env!("CARGO_PKG_VERSION"),
+        "libtorch" => LIBTORCH_VERSION,
+        "model" => info.model_id.clone(),
+        "device" => info.device.clone(),
+        "precision" => info.precision.clone(),
+    )
+    .set(1.0);
 }
 
 /// Ends the engine thread's waiting however `run` ends.

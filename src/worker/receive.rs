@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use super::decode::Incoming;
+use super::status::{State, Status};
 use super::ticket::{Outbox, Place};
 use crate::protocol::RequestHeaders;
 use crate::telemetry::names;
@@ -30,8 +31,10 @@ const LEAVE_QUIET: Duration = Duration::from_millis(50);
 pub(super) enum Wish {
     /// In the queue group.
     In,
-    /// Out of it, for now.
-    Out,
+    /// Out of it until the queue is shorter.
+    Full,
+    /// Out of it because reranking is switched off.
+    Off,
     /// Out of it, for good.
     End,
 }
@@ -42,6 +45,7 @@ pub(super) async fn receive(
     client: &async_nats::Client,
     group: &Group,
     outbox: &Outbox,
+    status: &Status,
     mut wish: watch::Receiver<Wish>,
     joined: impl Fn() + Sync,
     take: impl Fn(Incoming, Place) + Sync,
@@ -49,13 +53,20 @@ pub(super) async fn receive(
     loop {
         // A sender that is gone can wish for nothing any more.
         let wanted = wish
-            .wait_for(|&wish| wish != Wish::Out)
+            .wait_for(|&wish| {
+                match wish {
+                    Wish::Full => status.set_state(State::Full),
+                    Wish::Off => status.set_state(State::Off),
+                    Wish::In | Wish::End => return true,
+                }
+                false
+            })
             .await
             .map_or(Wish::End, |wish| *wish);
         if wanted == Wish::End {
             return Ok(());
         }
-        serve(client, group, outbox, &mut wish, &joined, &take).await?;
+        serve(client, group, outbox, status, &mut wish, &joined, &take).await?;
     }
 }
 
@@ -64,6 +75,7 @@ async fn serve(
     client: &async_nats::Client,
     group: &Group,
     outbox: &Outbox,
+    status: &Status,
     wish: &mut watch::Receiver<Wish>,
     joined: &(impl Fn() + Sync),
     take: &(impl Fn(Incoming, Place) + Sync),
@@ -78,7 +90,7 @@ async fn serve(
         .flush()
         .await
         .map_err(|error| format!("cannot subscribe to {subject}: {error}"))?;
-    metrics::gauge!(names::GROUP_MEMBER).set(1.0);
+    status.set_state(State::Serving);
     joined();
     let mut received: u64 = 0;
     let leaves = loop {
@@ -89,7 +101,7 @@ async fn serve(
             message = subscription.next() => match message {
                 Some(message) => {
                     received += 1;
-                    if !pass_on(message, outbox, take).await {
+                    if !pass_on(message, outbox, status, take).await {
                         break false;
                     }
                 }
@@ -97,23 +109,27 @@ async fn serve(
             },
         }
     };
-    metrics::gauge!(names::GROUP_MEMBER).set(0.0);
     if !leaves {
         return Err("the subscription ended: the connection to NATS is closed".to_owned());
     }
     let _ = subscription.unsubscribe_after(received + LEAVE_AFTER_MESSAGES).await;
     while let Ok(Some(message)) = tokio::time::timeout(LEAVE_QUIET, subscription.next()).await {
-        pass_on(message, outbox, take).await;
+        pass_on(message, outbox, status, take).await;
     }
     let _ = subscription.drain().await;
     while let Ok(Some(message)) = tokio::time::timeout(LEAVE_QUIET * 20, subscription.next()).await {
-        pass_on(message, outbox, take).await;
+        pass_on(message, outbox, status, take).await;
     }
     Ok(())
 }
 
 /// False when nothing can be answered any more.
-async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &(impl Fn(Incoming, Place) + Sync)) -> bool {
+async fn pass_on(
+    message: async_nats::Message,
+    outbox: &Outbox,
+    status: &Status,
+    take: &(impl Fn(Incoming, Place) + Sync),
+) -> bool {
     let received_at = Instant::now();
     let received_at_unix = SystemTime::now();
     let Some(reply_to) = message.reply else {
@@ -121,6 +137,7 @@ async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &(impl Fn(
         tracing::debug!("a message without a reply subject was dropped");
         return true;
     };
+    status.received();
     let Some(place) = outbox.place().await else {
         return false;
     };
@@ -144,12 +161,15 @@ async fn pass_on(message: async_nats::Message, outbox: &Outbox, take: &(impl Fn(
 }
 
 /// What the connection tells of itself.
-pub(super) fn on_event(event: async_nats::Event) {
+pub(super) fn on_event(event: async_nats::Event, status: &Status) {
     use async_nats::Event;
     match event {
-        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Connected => {
+            status.set_connected(true);
+            tracing::info!("connected to NATS");
+        }
         Event::Disconnected => {
-            metrics::counter!(names::NATS_RECONNECTS_TOTAL).increment(1);
+            status.set_connected(false);
             tracing::warn!("the connection to NATS is lost: reconnecting");
         }
         Event::SlowConsumer(_) => {

@@ -1,9 +1,11 @@
 //! The last stage: encodes answers and publishes them. With `receive` the only one that speaks NATS.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Receiver;
 
+use super::status::{Outcome, Status};
 use super::ticket::{Answer, Outgoing};
 use crate::protocol::{Encoding, Refusal, RefusalKind, Reply, headers};
 use crate::telemetry::names;
@@ -15,13 +17,17 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
 const OVERHEAD_BYTES: usize = 512;
 
 /// Publishes whatever comes out of the outbox, until every sender is gone.
-pub(super) async fn publish_answers(client: async_nats::Client, worker_id: String, mut outbox: Receiver<Outgoing>) {
+pub(super) async fn publish_answers(
+    client: async_nats::Client,
+    worker_id: String,
+    status: Arc<Status>,
+    mut outbox: Receiver<Outgoing>,
+) {
     while let Some(outgoing) = outbox.recv().await {
         let share = outgoing.share;
-        let kind_of_outcome = outcome(&outgoing.answer);
         let body_max = client.server_info().max_payload.saturating_sub(OVERHEAD_BYTES);
         let (encoding, received_at) = (outgoing.encoding, outgoing.received_at);
-        let (header_map, body) = encode(
+        let (header_map, body, outcome) = encode(
             outgoing.answer,
             encoding,
             received_at,
@@ -42,23 +48,22 @@ pub(super) async fn publish_answers(client: async_nats::Client, worker_id: Strin
                 format!("no room in the connection's buffer for {PUBLISH_TIMEOUT:?}"),
             )),
         };
-        match dropped {
-            None => metrics::counter!(names::REQUESTS_TOTAL, "outcome" => kind_of_outcome).increment(1),
-            Some((reason, error)) => {
+        let latency = received_at.elapsed();
+        status.answered(outcome, latency, dropped.is_none());
+        match (dropped, outcome) {
+            (None, Outcome::Scored) => metrics::counter!(names::REQUESTS_TOTAL, "outcome" => "scored").increment(1),
+            (None, Outcome::Refused(kind)) => {
+                metrics::counter!(names::REQUESTS_TOTAL, "outcome" => "refused").increment(1);
+                metrics::counter!(names::REFUSALS_TOTAL, "kind" => kind.name()).increment(1);
+            }
+            (Some((reason, error)), _) => {
+                metrics::counter!(names::REQUESTS_TOTAL, "outcome" => "dropped").increment(1);
                 metrics::counter!(names::REPLIES_DROPPED_TOTAL, "reason" => reason).increment(1);
                 tracing::warn!(reason, error, "an answer could not be sent");
             }
         }
-        metrics::histogram!(names::REQUEST_STAGE_SECONDS, "stage" => "total")
-            .record(received_at.elapsed().as_secs_f64());
+        metrics::histogram!(names::REQUEST_STAGE_SECONDS, "stage" => "total").record(latency.as_secs_f64());
         drop(share);
-    }
-}
-
-fn outcome(answer: &Answer) -> &'static str {
-    match answer {
-        Answer::Scored(_) => "scored",
-        Answer::Refused(refusal) => refusal.kind.name(),
     }
 }
 
@@ -69,7 +74,7 @@ fn encode(
     deadline: Instant,
     body_max: usize,
     worker_id: &str,
-) -> (async_nats::HeaderMap, Vec<u8>) {
+) -> (async_nats::HeaderMap, Vec<u8>, Outcome) {
     let now = Instant::now();
     let refusal = match answer {
         Answer::Scored(_) if now >= deadline => {
@@ -83,14 +88,14 @@ fn encode(
             )
         }
         Answer::Scored(reply) => match encode_reply(reply, encoding, received_at, now, body_max) {
-            Ok(body) => return (reply_headers(encoding, worker_id, None), body),
+            Ok(body) => return (reply_headers(encoding, worker_id, None), body, Outcome::Scored),
             Err(refusal) => refusal,
         },
         Answer::Refused(refusal) => refusal,
     };
-    metrics::counter!(names::REFUSALS_TOTAL, "kind" => refusal.kind.name()).increment(1);
     let body = refusal.encode(encoding);
-    (reply_headers(encoding, worker_id, Some(&refusal)), body)
+    let outcome = Outcome::Refused(refusal.kind);
+    (reply_headers(encoding, worker_id, Some(&refusal)), body, outcome)
 }
 
 fn encode_reply(
@@ -100,6 +105,13 @@ fn encode_reply(
     now: Instant,
     body_max: usize,
 ) -> Result<Vec<u8>, Refusal> {
+    for (stage, ms) in [
+        ("queue", reply.timings_ms.queue),
+        ("tokenize", reply.timings_ms.tokenize),
+        ("infer", reply.timings_ms.infer),
+    ] {
+        metrics::histogram!(names::REQUEST_STAGE_SECONDS, "stage" => stage).record(ms / 1e3);
+    }
     reply.timings_ms.total = now.saturating_duration_since(received_at).as_secs_f64() * 1e3;
     let body = reply.encode(encoding)?;
     if body.len() > body_max {

@@ -63,10 +63,10 @@ fn only_the_engine_names_tch() {
 }
 
 #[test]
-fn only_receive_and_reply_speak_nats_in_the_worker() {
+fn only_receive_reply_and_discovery_speak_nats_in_the_worker() {
     assert_eq!(
         files_with("worker", "async_nats"),
-        ["worker/receive.rs", "worker/reply.rs"]
+        ["worker/discovery.rs", "worker/receive.rs", "worker/reply.rs"]
     );
 }
 
@@ -78,6 +78,28 @@ fn batch_and_rank_read_no_clock() {
                 assert!(!code.contains(banned), "{path} uses {banned}");
             }
         }
+    }
+}
+
+#[test]
+fn every_metric_is_recorded_somewhere() {
+    let recorded: String = code("")
+        .into_iter()
+        .filter(|(path, _)| path != "telemetry/names.rs")
+        .map(|(_, code)| code)
+        .collect();
+    let names = std::fs::read_to_string(root().join("src/telemetry/names.rs")).expect("a source file");
+    let constants: Vec<&str> = names
+        .lines()
+        .filter(|line| line.contains(": &str = \"rerank_"))
+        .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next())
+        .collect();
+    assert!(constants.len() > 10, "{constants:?}");
+    for constant in constants {
+        assert!(
+            recorded.contains(&format!("names::{constant}")),
+            "{constant} is never recorded"
+        );
     }
 }
 

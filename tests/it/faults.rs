@@ -12,7 +12,9 @@ use nats_rerank::model::spec::ScoreActivation;
 use nats_rerank::model::tokenizer::{PairTokenizer, PairTokens};
 use nats_rerank::nats::ConnectionSettings;
 use nats_rerank::protocol::{RefusalKind, Request};
-use nats_rerank::worker::{self, Loaded, MembershipPolicy, QueueLimits, RequestLimits, WorkerError, WorkerSettings};
+use nats_rerank::worker::{
+    self, Loaded, MembershipPolicy, QueueLimits, RequestLimits, Status, WorkerError, WorkerSettings,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -57,6 +59,7 @@ impl InProcess {
             subscription_capacity: 4096,
             subject: "rerank.v1.score".to_owned(),
             queue_group: "rerank".to_owned(),
+            service_name: "rerank".to_owned(),
             enabled: true,
             switch_bucket: None,
             membership: MembershipPolicy {
@@ -105,7 +108,7 @@ impl InProcess {
             Ok(Loaded { engine, tokenizer })
         };
         let (stop, stopped) = watch::channel(false);
-        let run = tokio::spawn(worker::run(settings, load, stopped));
+        let run = tokio::spawn(worker::run(settings, load, stopped, Status::new()));
         if waits {
             until("the worker has joined", || server.subscriptions(&subject) > before).await;
         }

@@ -2,9 +2,11 @@
 
 mod architecture;
 mod chaos;
+mod discovery;
 mod engine;
 mod faults;
 mod group;
+mod health;
 mod identity;
 mod lifecycle;
 mod seeds;

@@ -94,7 +94,8 @@ class Stage:
 
     def worker(self, name: str, url: str, arguments: list[str]) -> subprocess.Popen:
         """Start a worker; it is not ready yet (`wait_ready`)."""
-        return self.start(name, [str(program()), "worker", "--nats-url", url, *arguments])
+        # Several on one machine: each on a free port.
+        return self.start(name, [str(program()), "worker", "--nats-url", url, "--set", "health.listen=127.0.0.1:0", *arguments])
 
     def wait_ready(self, name: str, process: subprocess.Popen) -> None:
         self.wait(name, process, lambda: b"ready" in self.log(name).read_bytes())

@@ -15,6 +15,9 @@ pub use torch::{EngineSettings, TorchEngine};
 use super::spec::ScoreActivation;
 use super::tokenizer::PairTokens;
 
+/// The libtorch that this program is built against and runs with (`tch` takes no other).
+pub const LIBTORCH_VERSION: &str = "2.11.0";
+
 /// What scores pairs. The worker knows nothing else of a model.
 ///
 /// Not `Send` on purpose: one thread builds it and keeps it.

@@ -16,6 +16,8 @@ pub fn program() -> Command {
             command.env_remove(name);
         }
     }
+    // Many workers on one machine: a test of health asks for a free port.
+    command.env("RERANK_HEALTH__LISTEN", "");
     command
 }
 
@@ -99,6 +101,19 @@ impl Worker {
 
     pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
+    }
+
+    /// Where its health listens: started with `health.listen=127.0.0.1:0`, the log tells.
+    #[track_caller]
+    pub fn health_address(&self) -> String {
+        self.wait_for_log("health: /livez");
+        let log = self.log();
+        let line = log
+            .lines()
+            .find(|line| line.contains("health: /livez"))
+            .expect("a line");
+        let line: serde_json::Value = serde_json::from_str(line).expect("a log in JSON");
+        line["address"].as_str().expect("an address").to_owned()
     }
 
     /// Resident memory in KiB.

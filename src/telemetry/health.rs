@@ -1,0 +1,300 @@
+//! Health over HTTP: is the process alive, can it be counted on, what does it measure.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/livez` | 200 for as long as the process runs (one whose engine is lost ends by itself) |
+//! | `/readyz` | 200 while the worker is in its queue group and its engine computes, else 503; JSON with the reason |
+//! | `/metrics` | Prometheus text |
+//! | `/stats` | JSON for people and scripts |
+//!
+//! It has a thread and a runtime of its own, so that a worker whose cores are all busy still answers; and it is bounded:
+//! connections, the size of a request, and the time that one may take.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use serde_json::json;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::names::{self, Kind};
+use super::process::{self, CpuMeter};
+use crate::protocol::RefusalKind;
+use crate::worker::{Snapshot, Status};
+
+/// Connections at once; the next one waits to be accepted.
+const CONNECTIONS_MAX: usize = 32;
+/// Bytes of a request's head; hyper wants no less than 8 KiB.
+const REQUEST_BYTES_MAX: usize = 8 * 1024;
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
+/// For the head of a request to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a whole connection: it serves one request.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often histograms that nobody scrapes are folded, so that they do not grow.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why health could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthError {
+    /// Nothing can listen there.
+    #[error(
+        "cannot listen on {listen} (health.listen): {reason}. Several workers on one machine want an address each: port 0 \
+         takes any free port, and the empty text switches health off"
+    )]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// No metrics recorder.
+    #[error("cannot start the metrics: {0}")]
+    Recorder(#[from] BuildError),
+    /// No thread or runtime.
+    #[error("cannot start the health thread: {0}")]
+    Thread(io::Error),
+}
+
+/// Health that is served until this is dropped.
+#[derive(Debug)]
+pub struct Health {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Pages {
+    status: Arc<Status>,
+    metrics: PrometheusHandle,
+    cpu: CpuMeter,
+    heart_beat_age_max: Duration,
+}
+
+/// Installs the recorder of this process, with the names, meanings and buckets of [`names::ALL`].
+///
+/// # Errors
+/// The process has a recorder already.
+pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in names::ALL {
+        if let Kind::Histogram(buckets) = metric.kind {
+            builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+        }
+    }
+    let handle = builder.install_recorder()?;
+    names::describe();
+    Ok(handle)
+}
+
+impl Health {
+    /// Listens on `listen` (port 0: any free one) and serves from a thread of its own. `metrics` comes from
+    /// [`install_recorder`]; a heart-beat older than `heart_beat_age_max` makes the worker unready.
+    ///
+    /// # Errors
+    /// The address cannot be listened on, or the system gives no thread.
+    pub fn start(
+        listen: SocketAddr,
+        status: Arc<Status>,
+        metrics: PrometheusHandle,
+        heart_beat_age_max: Duration,
+    ) -> Result<Health, HealthError> {
+        let refused = |reason| HealthError::Listen { listen, reason };
+        let listener = TcpListener::bind(listen).map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(HealthError::Thread)?;
+        let pages = Arc::new(Pages {
+            status,
+            metrics,
+            cpu: CpuMeter::start(),
+            heart_beat_age_max,
+        });
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("health".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = serve(listener, pages.clone()) => {}
+                        () = upkeep(&pages.metrics) => {}
+                        _ = stopped => {}
+                    }
+                });
+            })
+            .map_err(HealthError::Thread)?;
+        tracing::info!(%address, "health: /livez, /readyz, /metrics and /stats");
+        Ok(Health {
+            address,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn upkeep(metrics: &PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        metrics.run_upkeep();
+    }
+}
+
+async fn serve(listener: TcpListener, pages: Arc<Pages>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "health cannot be served");
+            return std::future::pending().await;
+        }
+    };
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // The semaphore is never closed.
+    while let Ok(place) = places.clone().acquire_owned().await {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, say: not at full speed.
+                tracing::warn!(%error, "health: a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let pages = pages.clone();
+        tokio::spawn(async move {
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(REQUEST_BYTES_MAX)
+                .max_headers(HEADERS_MAX)
+                .keep_alive(false);
+            let service = service_fn(move |request| {
+                let response = answer(&request, &pages);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            // How a caller of health ends its connection is of no concern.
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+            drop(place);
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
+    const JSON: &str = "application/json";
+    const TEXT: &str = "text/plain; charset=utf-8";
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD\n".to_owned());
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/livez" => page(StatusCode::OK, TEXT, "alive\n".to_owned()),
+        "/readyz" => {
+            let read = pages.status.snapshot();
+            let reason = read.why_not_ready(pages.heart_beat_age_max);
+            let code = match reason {
+                None => StatusCode::OK,
+                Some(_) => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            let body = json!({"ready": reason.is_none(), "state": read.state.name(), "reason": reason});
+            page(code, JSON, format!("{body}\n"))
+        }
+        "/metrics" => page(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            pages.metrics.render(),
+        ),
+        "/stats" => page(StatusCode::OK, JSON, format!("{:#}\n", stats(pages))),
+        _ => page(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "/livez, /readyz, /metrics or /stats\n".to_owned(),
+        ),
+    }
+}
+
+fn page(code: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn stats(pages: &Pages) -> serde_json::Value {
+    let read: Snapshot = pages.status.snapshot();
+    let usage = process::usage();
+    let refused: serde_json::Map<_, _> = read
+        .refused
+        .iter()
+        .map(|(kind, count)| (kind.name().to_owned(), json!(count)))
+        .collect();
+    let model = pages.status.model_facts().map(|model| {
+        json!({
+            "id": model.id, "device": model.device, "precision": model.precision,
+            "length_max": model.length_max, "batch_tokens_max": model.batch_tokens_max,
+        })
+    });
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": read.state.name(),
+        "connected": read.connected,
+        "uptime_s": read.uptime.as_secs(),
+        "model": model,
+        "memory_mb": {"rss": usage.map(|usage| usage.rss_mb), "virtual": usage.map(|usage| usage.virtual_mb)},
+        "threads": usage.map(|usage| usage.threads),
+        "cpu_percent": pages.cpu.percent(),
+        "latency_ms": {
+            "p50": read.latency.p50_ms, "p95": read.latency.p95_ms, "p99": read.latency.p99_ms,
+            "max": read.latency.max_ms, "answers": read.latency.answers,
+        },
+        "requests": {
+            "received": read.received, "scored": read.scored, "refused": refused, "dropped": read.dropped,
+        },
+        "skipped": {
+            "shed": read.refused_as(&[RefusalKind::Overloaded, RefusalKind::Unavailable]),
+            "expired": read.refused_as(&[RefusalKind::DeadlineExceeded]),
+        },
+        "queue": {"requests": read.queue_requests()},
+        "batch": {
+            "count": read.batches, "pairs_mean": read.batch_pairs_mean(), "pairs_last": read.batch_pairs_last,
+            "tokens": read.batch_tokens,
+        },
+        "engine": {
+            "busy_ratio": read.engine_busy.as_secs_f64() / read.uptime.as_secs_f64().max(1e-9),
+            "heart_beat_age_ms": read.heart_beat_age.as_millis() as u64,
+        },
+    })
+}
