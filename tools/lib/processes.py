@@ -98,7 +98,7 @@ class Stage:
         return self.start(name, [str(program()), "worker", "--nats-url", url, "--set", "health.listen=127.0.0.1:0", *arguments])
 
     def wait_ready(self, name: str, process: subprocess.Popen) -> None:
-        self.wait(name, process, lambda: b"ready" in self.log(name).read_bytes())
+        self.wait(name, process, lambda: b"ready: joined the queue group" in self.log(name).read_bytes())
 
     def wait(self, name: str, process: subprocess.Popen, done):
         """Poll `done` until it gives something; fail with the end of the log if the process ends or takes too long."""
