@@ -81,15 +81,7 @@ struct Figures {
 pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
     let config = global.load()?;
     let requests = payload(&args)?;
-    let options = CallOptions {
-        subject: config.nats.subject.clone(),
-        encoding: if args.msgpack {
-            Encoding::MsgPack
-        } else {
-            Encoding::Json
-        },
-        timeout: Duration::from_millis(args.timeout_ms),
-    };
+    let options = super::call_options(&config, args.msgpack, args.timeout_ms);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -19,8 +19,13 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::client::CallOptions;
+use crate::config::Config;
+use crate::protocol::Encoding;
 
 pub use flags::{Global, WorkerFlags};
 
@@ -153,6 +158,15 @@ fn output_error(error: io::Error) -> CliError {
 /// Writes a line for people to standard error. There is nobody to tell when that fails.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// How the settings and the flags of a calling subcommand (`query`, `bench`) say that requests are sent.
+fn call_options(config: &Config, msgpack: bool, timeout_ms: u64) -> CallOptions {
+    CallOptions {
+        subject: config.nats.subject.clone(),
+        encoding: if msgpack { Encoding::MsgPack } else { Encoding::Json },
+        timeout: Duration::from_millis(timeout_ms),
+    }
 }
 
 /// Runs the program with the arguments and the environment of this process; its exit code.

@@ -9,12 +9,11 @@ mod render;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use crate::client::{Answer, CallError, CallOptions, Caller};
+use crate::client::{Answer, CallError, Caller};
 use crate::config::Config;
 use crate::nats::{ConnectError, ConnectErrorKind};
-use crate::protocol::{Encoding, RefusalKind, Request};
+use crate::protocol::{RefusalKind, Request};
 
 use super::{CliError, Global};
 use render::{Format, Look, Outcome};
@@ -110,15 +109,7 @@ async fn ask(request: &Request, args: &Args, config: &Config) -> Result<Answer, 
     let caller = Caller::connect(&config.nats.connection())
         .await
         .map_err(Failure::from)?;
-    let options = CallOptions {
-        subject: config.nats.subject.clone(),
-        encoding: if args.msgpack {
-            Encoding::MsgPack
-        } else {
-            Encoding::Json
-        },
-        timeout: Duration::from_millis(args.timeout_ms),
-    };
+    let options = super::call_options(config, args.msgpack, args.timeout_ms);
     caller.rerank(request, &options).await.map_err(Failure::from)
 }
 
@@ -210,6 +201,8 @@ fn advice_on(refusal: RefusalKind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::protocol::Refusal;
 

@@ -63,12 +63,6 @@ struct Layer {
     out_norm: LayerNorm,
 }
 
-enum Head {
-    /// BERT: pooler (dense, tanh), then the classifier.
-    /// RoBERTa: `classifier.dense`, tanh, `classifier.out_proj`: the same arithmetic under other names.
-    DenseTanh { dense: Linear, out: Linear },
-}
-
 /// The model's weights on its device, in its precision, and its arithmetic.
 pub(super) struct Encoder {
     words: Tensor,
@@ -76,7 +70,10 @@ pub(super) struct Encoder {
     types: Tensor,
     embedding_norm: LayerNorm,
     layers: Vec<Layer>,
-    head: Head,
+    /// The head: a dense layer and tanh, then one output. BERT has it as pooler and classifier, RoBERTa as
+    /// `classifier.dense` and `classifier.out_proj`: the same arithmetic under other names. In fp32.
+    head_dense: Linear,
+    head_out: Linear,
     heads: i64,
     head_size: i64,
     activation: HiddenActivation,
@@ -133,10 +130,8 @@ impl Encoder {
             types: table("token_type_embeddings", spec.type_vocab_size)?,
             embedding_norm: norm(format!("{base}embeddings.LayerNorm"))?,
             layers,
-            head: Head::DenseTanh {
-                dense: source.linear(&dense, hidden, hidden, Kind::Float)?,
-                out: source.linear(&out, 1, hidden, Kind::Float)?,
-            },
+            head_dense: source.linear(&dense, hidden, hidden, Kind::Float)?,
+            head_out: source.linear(&out, 1, hidden, Kind::Float)?,
             heads: spec.heads as i64,
             head_size: (hidden / spec.heads) as i64,
             activation: spec.hidden_activation,
@@ -159,9 +154,9 @@ impl Encoder {
         let x_firsts = x.f_index_select(0, &firsts)?;
         let context = self.first_token_attention(layer, &x, &x_firsts, &layout.groups)?;
         let x = self.after_attention(layer, &context, &x_firsts)?;
-        let Head::DenseTanh { dense, out } = &self.head;
-        let pooled = dense.forward(&x.f_to_kind(Kind::Float)?)?.f_tanh()?;
-        let logits = out
+        let pooled = self.head_dense.forward(&x.f_to_kind(Kind::Float)?)?.f_tanh()?;
+        let logits = self
+            .head_out
             .forward(&pooled)?
             .f_view([-1])?
             .f_narrow(0, 0, layout.pairs() as i64)?
