@@ -4,12 +4,12 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench build fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check bench overload soak build fmt lint doctor reference model clean
 
 CARGO ?= cargo
 
 help: ## list these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: ## get libtorch, nats-server and a test checkpoint, once
 	@tools/setup
@@ -19,18 +19,42 @@ demo: ## watch two workers rerank real text over a real nats-server
 	@$(CARGO) build --release --locked
 	@tools/demo
 
-test: setup ## set-up, format, lints, every test, the client on its own, the documentation
+test: setup ## set-up, format, lints, every test, the client on its own, the export of traces, the documentation, the clients of clients/
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features client --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --features gateway --all-targets -- -D warnings
+	$(CARGO) clippy --locked --features otlp --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib
 	$(CARGO) test --locked --no-default-features --features client
 	$(CARGO) test --locked
+	$(CARGO) test --locked --features otlp --test it traces
+	tools/test-clients
+
+clients: ## check and test the clients in other languages
+	@tools/setup libtorch nats-server
+	@$(CARGO) build --locked
+	@tools/test-clients
+
+gateway-check: ## real clients of rerankers and a real browser against the gateway; what it adds to a request (minutes)
+	@tools/setup libtorch nats-server
+	@$(CARGO) build --locked
+	@tools/test-gateway
 
 bench: ## measure latency, throughput and memory over NATS (and peers, if `make reference` has made the venv)
 	@tools/setup
 	@$(CARGO) build --release --locked
 	@tools/bench
+
+overload: ## what callers with a budget get past capacity, and beside a slow member (two minutes)
+	@tools/setup
+	@$(CARGO) build --release --locked
+	@tools/overload
+
+soak: ## send 100,000 requests of mixed lengths and see that memory stays flat
+	@tools/setup
+	@$(CARGO) build --release --locked
+	@tools/soak
 
 build: ## the release program: target/release/nats-rerank
 	@tools/setup libtorch

@@ -6,14 +6,16 @@
 //! |---|---|
 //! | [`protocol`] | the wire types, their JSON and MessagePack codecs, headers, refusals; shared by everyone |
 //! | [`nats`] | how a connection to NATS is made from plain settings |
-//! | [`client`] | a caller: one request, one answer, within a budget |
+//! | [`client`] | callers: one request and its answer, and the call that cannot fail |
 //! | [`config`] | settings: layered, then validated |
 //! | [`model`] | checkpoint files, hub, tokenizer, and the engine (the only place that names `tch`) |
 //! | [`worker`] | the pipeline: one file a stage |
-//! | [`telemetry`] | logs and metric names |
+//! | [`gateway`] | HTTP in, NATS out |
+//! | [`telemetry`] | logs, metrics, health, traces |
 //! | [`cli`] | the subcommands of the program |
 //!
-//! `client` and what it needs build without libtorch: `default-features = false, features = ["client"]`.
+//! `client` and what it needs build without libtorch: `default-features = false, features = ["client"]`; so does the
+//! program without `worker` and `model`: `features = ["gateway"]`.
 
 #![warn(missing_docs)]
 
@@ -23,16 +25,22 @@ pub mod protocol;
 pub mod client;
 #[cfg(feature = "client")]
 pub mod nats;
-#[cfg(feature = "worker")]
+#[cfg(feature = "client")]
 mod switch;
+#[cfg(feature = "worker")]
+mod tls;
 
-#[cfg(feature = "worker")]
+#[cfg(feature = "gateway")]
+mod choices;
+#[cfg(feature = "gateway")]
 pub mod cli;
-#[cfg(feature = "worker")]
+#[cfg(feature = "gateway")]
 pub mod config;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 #[cfg(feature = "worker")]
 pub mod model;
-#[cfg(feature = "worker")]
+#[cfg(feature = "client")]
 pub mod telemetry;
 #[cfg(feature = "worker")]
 pub mod worker;

@@ -1,11 +1,14 @@
 //! The live switch: the key `enabled` of a JetStream KV bucket turns workers and callers off and on while they run.
 
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use async_nats::connection::State;
 use async_nats::jetstream;
-use async_nats::jetstream::kv::Operation;
+use async_nats::jetstream::kv::{Entry, Operation};
 use futures_util::StreamExt;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 /// The key that is watched.
 const KEY: &str = "enabled";
@@ -13,8 +16,21 @@ const KEY: &str = "enabled";
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How often to see whether the connection is a new one: then the key is looked at, beside the watch.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the key is looked at in any case.
+const LOOK_IDLE_EVERY: Duration = Duration::from_secs(30);
 /// JetStream that has not answered in this time is away.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// A switch as people write it in an environment variable.
+pub(crate) fn parse_switch(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
 
 /// Watches `bucket` for as long as the returned receiver or a clone of it lives. It holds `configured` until the bucket
 /// says otherwise, and again once the key is deleted. What the bucket said last holds while JetStream is away.
@@ -25,12 +41,16 @@ pub(crate) fn watch_switch(client: async_nats::Client, bucket: String, configure
         let mut complained = false;
         let keep_on = async {
             loop {
-                let error = match follow(&client, &bucket, configured, &sender, &mut pause, &mut complained).await {
-                    Ok(()) => "the watch ended".to_owned(),
-                    Err(error) => error,
-                };
+                // What is asked without a connection is answered late, and keeps the next try waiting.
+                while client.connection_state() != State::Connected {
+                    pause = PAUSE_MIN;
+                    tokio::time::sleep(PAUSE_MIN).await;
+                }
+                let followed = follow(&client, &bucket, configured, &sender, &mut pause, &mut complained).await;
                 // Once for each loss, not for each try.
-                if !std::mem::replace(&mut complained, true) {
+                if let Err(error) = followed
+                    && !std::mem::replace(&mut complained, true)
+                {
                     tracing::warn!(
                         bucket,
                         error,
@@ -50,7 +70,7 @@ pub(crate) fn watch_switch(client: async_nats::Client, bucket: String, configure
     receiver
 }
 
-/// Follows the key until the watch is lost.
+/// Follows the key until the watch is lost, or (`Ok`) has to be begun anew.
 async fn follow(
     client: &async_nats::Client,
     bucket: &str,
@@ -67,28 +87,60 @@ async fn follow(
         // The present value comes first, then every change.
         let watch = store.watch_with_history(KEY).await.map_err(|error| error.to_string())?;
         let present = store.entry(KEY).await.map_err(|error| error.to_string())?;
-        Ok::<_, String>((watch, present.is_some()))
+        Ok::<_, String>((store, watch, present))
     });
-    let (mut watch, exists) = opened.await.map_err(|_| "JetStream does not answer".to_owned())??;
+    let (store, mut watch, present) = opened.await.map_err(|_| "JetStream does not answer".to_owned())??;
     *pause = PAUSE_MIN;
     if std::mem::take(complained) {
         tracing::info!(bucket, "the live switch is back");
     }
-    if !exists {
-        set(sender, configured);
-    }
-    while let Some(entry) = watch.next().await {
-        let entry = entry.map_err(|error| error.to_string())?;
-        match (entry.operation, entry.value.trim_ascii()) {
-            (Operation::Put, b"true") => set(sender, true),
-            (Operation::Put, b"false") => set(sender, false),
-            (Operation::Put, _) => {
-                tracing::warn!(bucket, "the live switch holds neither `true` nor `false`: ignored");
+    let mut seen = apply(present.as_ref(), bucket, configured, sender);
+    let statistics = client.statistics();
+    let mut connection = statistics.connects.load(Ordering::Relaxed);
+    let mut looked_at = Instant::now();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            entry = watch.next() => {
+                let entry = entry.ok_or("the watch ended")?.map_err(|error| error.to_string())?;
+                seen = apply(Some(&entry), bucket, configured, sender);
             }
-            (Operation::Delete | Operation::Purge, _) => set(sender, configured),
+            _ = look.tick() => {
+                let connection_now = statistics.connects.load(Ordering::Relaxed);
+                if connection_now == connection && looked_at.elapsed() < LOOK_IDLE_EVERY {
+                    continue;
+                }
+                let entry = tokio::time::timeout(ANSWER_MAX, store.entry(KEY))
+                    .await
+                    .map_err(|_| "JetStream does not answer".to_owned())?
+                    .map_err(|error| error.to_string())?;
+                (connection, looked_at) = (connection_now, Instant::now());
+                // The watch goes on from the number where it was. A bucket that was made anew counts from 1 again, and
+                // the watch would wait for a number that comes much later, or never: so watch anew.
+                if apply(entry.as_ref(), bucket, configured, sender) != seen {
+                    return Ok(());
+                }
+            }
         }
     }
-    Ok(())
+}
+
+/// Does as the entry says, and tells its revision; 0 where the key was never set.
+fn apply(entry: Option<&Entry>, bucket: &str, configured: bool, sender: &watch::Sender<bool>) -> u64 {
+    let Some(entry) = entry else {
+        set(sender, configured);
+        return 0;
+    };
+    match (entry.operation, entry.value.trim_ascii()) {
+        (Operation::Put, b"true") => set(sender, true),
+        (Operation::Put, b"false") => set(sender, false),
+        (Operation::Put, _) => {
+            tracing::warn!(bucket, "the live switch holds neither `true` nor `false`: ignored");
+        }
+        (Operation::Delete | Operation::Purge, _) => set(sender, configured),
+    }
+    entry.revision
 }
 
 fn set(sender: &watch::Sender<bool>, enabled: bool) {

@@ -110,7 +110,22 @@ impl Global {
     }
 }
 
+/// The flags that were given, each with the key it sets.
+pub(super) fn given(flags: &[(&str, &str, &Option<String>)]) -> Vec<Flag> {
+    flags
+        .iter()
+        .filter_map(|&(name, key, value)| {
+            Some(Flag {
+                name: name.to_owned(),
+                key: key.to_owned(),
+                value: value.clone()?,
+            })
+        })
+        .collect()
+}
+
 /// Plain flags for the settings that a worker is most often started with. For [`Global::load_with`].
+#[cfg(feature = "worker")]
 #[derive(Args, Clone, Debug, Default)]
 pub struct WorkerFlags {
     /// NATS servers, comma-separated (nats.url)
@@ -127,25 +142,16 @@ pub struct WorkerFlags {
     pub precision: Option<String>,
 }
 
+#[cfg(feature = "worker")]
 impl WorkerFlags {
     /// The flags that were given, each with the key it sets.
     pub fn flags(&self) -> Vec<Flag> {
-        [
+        given(&[
             ("--nats-url", "nats.url", &self.nats_url),
             ("--model", "model.id", &self.model),
             ("--device", "model.device", &self.device),
             ("--precision", "model.precision", &self.precision),
-        ]
-        .into_iter()
-        .filter_map(|(name, key, value)| {
-            let value = value.clone()?;
-            Some(Flag {
-                name: name.to_owned(),
-                key: key.to_owned(),
-                value,
-            })
-        })
-        .collect()
+        ])
     }
 }
 
@@ -153,6 +159,7 @@ impl WorkerFlags {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "worker")]
     #[test]
     fn plain_flags_win_over_set_and_name_themselves() {
         let flags = SettingFlags {
@@ -170,7 +177,7 @@ mod tests {
             .unwrap_or_else(|error| panic!("{error}"));
         let urls: Vec<_> = loaded.config.nats.urls.iter().map(ToString::to_string).collect();
         assert_eq!(urls, ["nats://b", "nats://c"]);
-        assert_eq!(loaded.config.model.device, config::Device::Cuda(1));
+        assert_eq!(loaded.config.model.device, config::DeviceChoice::Cuda(1));
 
         let wrong = WorkerFlags {
             precision: Some("fp8".to_owned()),

@@ -10,9 +10,14 @@
 mod bench;
 mod config;
 mod flags;
+mod gateway;
 mod healthcheck;
+#[cfg(feature = "worker")]
 mod model;
 mod query;
+mod signals;
+mod top;
+#[cfg(feature = "worker")]
 mod worker;
 
 use std::ffi::OsString;
@@ -27,14 +32,23 @@ use crate::client::CallOptions;
 use crate::config::Config;
 use crate::protocol::Encoding;
 
-pub use flags::{Global, WorkerFlags};
+pub use flags::Global;
+#[cfg(feature = "worker")]
+pub use flags::WorkerFlags;
 
-use crate::model::engine::LIBTORCH_VERSION;
+/// What computes in this program.
+fn engine() -> String {
+    #[cfg(feature = "worker")]
+    return format!("libtorch {}", crate::model::engine::LIBTORCH_VERSION);
+    #[cfg(not(feature = "worker"))]
+    return "without libtorch (no worker)".to_owned();
+}
 
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "{}\nlibtorch {LIBTORCH_VERSION}, {}-{}, {} build",
+        "{}\n{}, {}-{}, {} build",
         env!("CARGO_PKG_VERSION"),
+        engine(),
         std::env::consts::ARCH,
         std::env::consts::OS,
         if cfg!(debug_assertions) { "debug" } else { "release" }
@@ -46,10 +60,10 @@ const EXIT_USAGE: u8 = 64;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0         success
-  1         failure; the reason is on standard error
+  0         success; of the gateway also a clean stop
+  1         failure, or not reranked; the reason is on standard error
   64        a bad setting or argument; every problem is on standard error
-  130, 143  the worker was stopped cleanly by SIGINT or SIGTERM";
+  130, 143  stopped cleanly by SIGINT or SIGTERM";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,6 +90,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve: load the model, join the queue group, answer requests until stopped.
+    #[cfg(feature = "worker")]
     #[command(after_help = format!(
         "Examples:
   nats-rerank worker
@@ -83,20 +98,44 @@ enum Command {
   RERANK_NATS__URL=nats://nats:4222 nats-rerank worker --profile gpu --set model.device=cuda:1\n\n{EXIT_CODES}"
     ))]
     Worker(worker::Args),
-    /// Ask: send one request and show the answer.
+    /// Translate: take HTTP requests in the shapes of known rerankers and ask the workers over NATS. Holds no model.
+    #[command(after_help = format!(
+        "Examples:
+  nats-rerank gateway
+  nats-rerank gateway --nats-url nats://nats:4222 --listen 0.0.0.0:8080 --set gateway.on_failure=error\n\n{EXIT_CODES}"
+    ))]
+    Gateway(gateway::Args),
+    /// Ask: rerank documents for one query, or for every query in a file.
+    ///
+    /// Without an answer (no worker, too slow, refused) the documents keep the order they came in: they are shown all the
+    /// same, the reason is on standard error, and the exit code is 1.
+    #[command(
+        override_usage = "nats-rerank query [OPTIONS] <QUERY>\n       nats-rerank query [OPTIONS] --queries <FILE>"
+    )]
     #[command(after_help = format!(
         "Examples:
   nats-rerank query \"how do cats purr\" --documents candidates.txt
-  cat candidates.txt | nats-rerank query \"how do cats purr\"\n\n{EXIT_CODES}"
+  cat candidates.txt | nats-rerank query \"how do cats purr\" --top-k 3 --format text
+  nats-rerank query \"how do cats purr\" --document notes/*.md --format ids
+  nats-rerank query --queries requests.jsonl --output results.jsonl --resume\n\n{EXIT_CODES}"
     ))]
     Query(query::Args),
-    /// Measure: callers in a closed loop, latency and throughput over NATS.
+    /// Measure: latency, throughput and refusals over NATS, by callers that wait (closed loop) or at a rate (open loop).
     #[command(after_help = format!(
         "Examples:
-  nats-rerank bench --payload request.json --requests 500
+  nats-rerank bench --callers 8 --requests 500
+  nats-rerank bench --rate 20 --duration-s 30 --timeout-ms 250
+  nats-rerank bench --sweep 5,10,20,40 --timeout-ms 250
   nats-rerank bench --payload requests.json --callers 50 --timeout-ms 250 --format json\n\n{EXIT_CODES}"
     ))]
     Bench(bench::Args),
+    /// Watch: the workers of a service, live, as they answer discovery.
+    #[command(after_help = format!(
+        "Examples:
+  nats-rerank top
+  nats-rerank top --once --format json\n\n{EXIT_CODES}"
+    ))]
+    Top(top::Args),
     /// Probe: is the worker of these settings ready? For containers, whose exit code is the answer.
     #[command(after_help = format!(
         "Examples:
@@ -105,6 +144,7 @@ enum Command {
     ))]
     Healthcheck(healthcheck::Args),
     /// Look at a model: architecture, size, limits, activation, precision.
+    #[cfg(feature = "worker")]
     #[command(after_help = format!(
         "Examples:
   nats-rerank model info builtin
@@ -160,12 +200,29 @@ pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// A table with rules around head and foot only: between rows they would only take room.
+fn ruled_table() -> comfy_table::Table {
+    use comfy_table::TableComponent;
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    for rule in [
+        TableComponent::HorizontalLines,
+        TableComponent::MiddleIntersections,
+        TableComponent::LeftBorderIntersections,
+        TableComponent::RightBorderIntersections,
+    ] {
+        table.remove_style(rule);
+    }
+    table
+}
+
 /// How the settings and the flags of a calling subcommand (`query`, `bench`) say that requests are sent.
 fn call_options(config: &Config, msgpack: bool, timeout_ms: u64) -> CallOptions {
     CallOptions {
         subject: config.nats.subject.clone(),
         encoding: if msgpack { Encoding::MsgPack } else { Encoding::Json },
         timeout: Duration::from_millis(timeout_ms),
+        trace_context: None,
     }
 }
 
@@ -185,10 +242,14 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, global: &Global) -> u8 {
     let done = match command {
+        #[cfg(feature = "worker")]
         Command::Worker(args) => worker::run(args, global),
-        Command::Query(args) => query::run(args, global).map(|()| 0),
+        Command::Gateway(args) => gateway::run(args, global).map(|()| 0),
+        Command::Query(args) => query::run(args, global),
         Command::Bench(args) => bench::run(args, global).map(|()| 0),
+        Command::Top(args) => top::run(&args, global).map(|()| 0),
         Command::Healthcheck(args) => healthcheck::run(&args, global).map(|()| 0),
+        #[cfg(feature = "worker")]
         Command::Model(args) => model::run(args, global).map(|()| 0),
         Command::Config(args) => config::run(args, global).map(|()| 0),
     };
@@ -243,9 +304,14 @@ mod tests {
     #[test]
     fn every_subcommand_shows_an_example_and_the_exit_codes() {
         for (name, about) in [
+            #[cfg(feature = "worker")]
             ("worker", "Serve"),
+            ("gateway", "Translate"),
             ("query", "Ask"),
+            ("bench", "Measure"),
+            ("top", "Watch"),
             ("healthcheck", "Probe"),
+            #[cfg(feature = "worker")]
             ("model", "Look"),
             ("config", "Look"),
         ] {
@@ -283,14 +349,14 @@ mod tests {
         assert_eq!(config.nats.subject, "a.b");
         assert_eq!(
             config.model.device,
-            crate::config::Device::Cuda(0),
+            crate::config::DeviceChoice::Cuda(0),
             "the later profile counts"
         );
     }
 
     #[test]
     fn a_set_without_a_value_is_a_bad_argument() {
-        let error = parse(["nats-rerank", "worker", "--set", "batch.window_ms"]).err();
+        let error = parse(["nats-rerank", "gateway", "--set", "batch.window_ms"]).err();
         assert!(error.is_some_and(|error| error.use_stderr() && error.to_string().contains("KEY=VALUE")));
     }
 
@@ -307,13 +373,13 @@ mod tests {
     }
 
     #[test]
-    fn the_version_names_libtorch() {
+    fn the_version_names_libtorch_or_that_there_is_none() {
         let error = parse(["nats-rerank", "--version"])
             .err()
             .map(|error| (error.use_stderr(), error.to_string()));
         let (on_stderr, text) = error.unwrap_or_default();
         assert!(
-            !on_stderr && text.contains(env!("CARGO_PKG_VERSION")) && text.contains("libtorch 2.11.0"),
+            !on_stderr && text.contains(env!("CARGO_PKG_VERSION")) && text.contains("libtorch"),
             "{text}"
         );
     }

@@ -1,16 +1,14 @@
 //! `nats-rerank worker`: load the model, join the queue group, serve until a signal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
-
+use super::signals::stop_on_signal;
 use super::{CliError, Global, WorkerFlags};
-use crate::config::{Config, Device, ModelConfig, Precision};
+use crate::config::{Config, ModelConfig};
 use crate::model::ModelError;
-use crate::model::engine::{self, DeviceChoice, EngineSettings, PrecisionChoice, TorchEngine};
+use crate::model::engine::{EngineSettings, TorchEngine};
 use crate::model::tokenizer::PairTokenizer;
 use crate::model::{ModelSource, Progress, resolve};
 use crate::telemetry;
@@ -31,25 +29,23 @@ pub struct Args {
 pub fn run(args: Args, global: &Global) -> Result<u8, CliError> {
     settle_libraries();
     let config = global.load_with(args.settings.flags())?.config;
-    telemetry::logs::init(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
+    let telemetry = telemetry::start(&config).map_err(|error| CliError::Usage(error.to_string()))?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     let status = Status::new();
     // Before the model is loaded: whoever probes meanwhile is told so.
     let health = start_health(&config, &status).map_err(|error| CliError::Failed(error.to_string()))?;
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.enable_all().thread_name("async");
-    if let Some(threads) = config.runtime.threads {
-        builder.worker_threads(threads);
-    }
-    let runtime = builder
+    // For signals: the worker has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
         .build()
         .map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
     let code = runtime.block_on(serve(config, status))?;
     // Whatever still runs is a thread that would not end; the process does.
     runtime.shutdown_timeout(Duration::from_millis(200));
     drop(health);
+    telemetry.stop();
     Ok(code)
 }
 
@@ -107,22 +103,7 @@ fn start_health(config: &Config, status: &Arc<Status>) -> Result<Option<Health>,
 }
 
 async fn serve(config: Config, status: Arc<Status>) -> Result<u8, CliError> {
-    let (stop_sender, stop) = watch::channel(false);
-    let code = Arc::new(AtomicU8::new(0));
-    tokio::spawn({
-        let code = code.clone();
-        let mut signals =
-            Signals::new().map_err(|error| CliError::Failed(format!("cannot listen for signals: {error}")))?;
-        async move {
-            let first = signals.next().await;
-            code.store(first, Ordering::Release);
-            tracing::info!(signal = first - 128, "stopping; a second signal ends at once");
-            let _ = stop_sender.send(true);
-            let second = signals.next().await;
-            tracing::warn!("second signal: ending at once");
-            std::process::exit(i32::from(second));
-        }
-    });
+    let (stop, code) = stop_on_signal()?;
     let settings = settings(&config);
     let model = config.model;
     let mut stopped = stop.clone();
@@ -139,28 +120,6 @@ async fn serve(config: Config, status: Arc<Status>) -> Result<u8, CliError> {
         } => {}
     }
     Ok(code.load(Ordering::Acquire))
-}
-
-/// SIGTERM and SIGINT, as exit codes.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.terminate.recv() => 143,
-            _ = self.interrupt.recv() => 130,
-        }
-    }
 }
 
 fn settings(config: &Config) -> WorkerSettings {
@@ -218,18 +177,8 @@ pub(super) fn model_source(model: &ModelConfig, id: &str) -> ModelSource {
 /// How this configuration wants a model to be run.
 pub(super) fn engine_settings(model: &ModelConfig) -> EngineSettings {
     EngineSettings {
-        device: match model.device {
-            Device::Auto => DeviceChoice::Auto,
-            Device::Cpu => DeviceChoice::Cpu,
-            Device::Cuda(index) => DeviceChoice::Cuda(index),
-            Device::Mps => DeviceChoice::Mps,
-        },
-        precision: match model.precision {
-            Precision::Auto => PrecisionChoice::Auto,
-            Precision::Fp32 => PrecisionChoice::Exact(engine::Precision::Fp32),
-            Precision::Fp16 => PrecisionChoice::Exact(engine::Precision::Fp16),
-            Precision::Bf16 => PrecisionChoice::Exact(engine::Precision::Bf16),
-        },
+        device: model.device,
+        precision: model.precision,
         threads: model.threads.unwrap_or(0),
         warmup_samples: model.warmup_samples,
         cuda_library: model.cuda_library.clone(),

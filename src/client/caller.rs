@@ -1,27 +1,44 @@
 //! One request, one answer, within a budget.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
-use async_nats::{HeaderMap, Message, RequestErrorKind};
+use async_nats::{Event, HeaderMap, Message, StatusCode};
+use bytes::Bytes;
+use tokio::time::Instant;
 
+use super::inbox::{self, Inbox};
 use crate::nats::{self, ConnectError, ConnectPlan, ConnectionSettings};
-use crate::protocol::{DEFAULT_SUBJECT, Encoding, Refusal, RefusalKind, Reply, Request, headers};
+use crate::protocol::headers::BUDGET_MAX;
+use crate::protocol::{
+    DEFAULT_SUBJECT, Encoding, Refusal, RefusalKind, Reply, Request, ScoreActivation, TraceContext, headers,
+};
 
-/// Commands that may wait for the connection: a caller whose connection is gone should hear of it, not pile up work.
-const CLIENT_CAPACITY: usize = 256;
-/// A request's own inbox gets one message. (A few more, should somebody answer who ought not to.)
-const SUBSCRIPTION_CAPACITY: usize = 4;
+const PLAN: ConnectPlan = ConnectPlan {
+    retries_max: 0,
+    subscription_capacity: inbox::CAPACITY,
+    // Of requests that wait for the connection: a caller whose connection is gone should hear of it, not pile up work.
+    client_capacity: 256,
+};
 
 /// A connection to NATS over which reranking is asked for. Cheap to clone; clones share the connection.
 ///
-/// ```no_run
+/// ```
 /// use nats_rerank::client::{CallError, CallOptions, Caller};
 /// use nats_rerank::nats::ConnectionSettings;
 /// use nats_rerank::protocol::Request;
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let caller = Caller::connect(&ConnectionSettings::default()).await?;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), nats_rerank::nats::ConnectError> {
+/// let settings = ConnectionSettings {
+///     // Nothing listens there, so that this example runs anywhere.
+///     urls: vec!["nats://127.0.0.1:9".to_owned()],
+///     ..ConnectionSettings::default()
+/// };
+/// let caller = Caller::connect_lazy(&settings).await?;
 /// let candidates = ["Pizza recipes for beginners", "ML algorithms and optimization"];
 /// let request = Request::new("machine learning algorithms", candidates);
 /// match caller.rerank(&request, &CallOptions::default()).await {
@@ -30,9 +47,8 @@ const SUBSCRIPTION_CAPACITY: usize = 4;
 ///             println!("{:7.3}  {}", ranking.score, candidates[ranking.index]);
 ///         }
 ///     }
-///     // No ranking in time: go on with the candidates as they are.
-///     Err(CallError::TimedOut { .. } | CallError::NoResponders { .. }) => {}
-///     Err(error) => eprintln!("not reranked: {error}"),
+///     // No ranking: go on with the candidates as they are.
+///     Err(error) => assert_eq!(error, CallError::Disconnected),
 /// }
 /// # Ok(())
 /// # }
@@ -40,6 +56,7 @@ const SUBSCRIPTION_CAPACITY: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Caller {
     client: async_nats::Client,
+    inbox: Arc<Inbox>,
 }
 
 /// How a request is sent.
@@ -51,6 +68,8 @@ pub struct CallOptions {
     pub encoding: Encoding,
     /// The time that the call may take in all. What is left of it when the request leaves is told to the worker.
     pub timeout: Duration,
+    /// The caller's span, of which the worker's becomes a child. `None`: the worker's stands alone.
+    pub trace_context: Option<TraceContext>,
 }
 
 impl Default for CallOptions {
@@ -60,8 +79,20 @@ impl Default for CallOptions {
             subject: DEFAULT_SUBJECT.to_owned(),
             encoding: Encoding::Json,
             timeout: Duration::from_secs(1),
+            trace_context: None,
         }
     }
+}
+
+/// A request as it leaves.
+pub(super) struct Ask<'a> {
+    pub(super) request: &'a Request,
+    /// The same, encoded.
+    pub(super) body: Bytes,
+    pub(super) subject: &'a str,
+    pub(super) encoding: Encoding,
+    pub(super) trace_context: Option<&'a TraceContext>,
+    pub(super) deadline: Instant,
 }
 
 /// A worker's answer.
@@ -71,6 +102,8 @@ pub struct Answer {
     pub reply: Reply,
     /// The id of the worker that answered, if it gave one.
     pub worker: Option<String>,
+    /// The activation of the worker's model, if it named one: what makes scores of logits.
+    pub activation: Option<ScoreActivation>,
     /// The time from the call to the answer.
     pub elapsed: Duration,
 }
@@ -126,13 +159,45 @@ impl Caller {
     /// # Errors
     /// No connection could be made: says with which server, why, and what to look at.
     pub async fn connect(settings: &ConnectionSettings) -> Result<Caller, ConnectError> {
-        let plan = ConnectPlan {
-            retries_max: 0,
-            subscription_capacity: SUBSCRIPTION_CAPACITY,
-            client_capacity: CLIENT_CAPACITY,
-        };
-        let client = nats::connect(settings, plan, |event| tracing::debug!(%event, "NATS connection")).await?;
-        Ok(Caller { client })
+        let client = nats::connect(settings, PLAN, on_event()).await?;
+        Caller::over(client).await
+    }
+
+    /// A caller whose connection is made in the background, however long that takes, so that a program can start before
+    /// its NATS server. Until then every call ends at once with [`CallError::Disconnected`].
+    ///
+    /// # Errors
+    /// The settings are wrong, or a file that they name. A server that cannot be reached, or that does not accept the
+    /// credentials, is no error here: a warning in the log says so.
+    pub async fn connect_lazy(settings: &ConnectionSettings) -> Result<Caller, ConnectError> {
+        let client = nats::connect_lazy(settings, PLAN, on_event()).await?;
+        Caller::over(client).await
+    }
+
+    async fn over(client: async_nats::Client) -> Result<Caller, ConnectError> {
+        let inbox = Inbox::open(&client)
+            .await
+            .map_err(|error| ConnectError::settings(format!("`nats.inbox_prefix`: {error}")))?;
+        Ok(Caller {
+            client,
+            inbox: Arc::new(inbox),
+        })
+    }
+
+    /// Whether there is a connection at present.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// The NATS server's limit on body and headers of a message together, in bytes; before the first connection what
+    /// servers take unless configured otherwise.
+    pub fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    /// The connection itself, for what is not a request.
+    pub(super) fn client(&self) -> &async_nats::Client {
+        &self.client
     }
 
     /// Asks for a ranking and waits for it, for `options.timeout` at most, whatever the connection does.
@@ -140,67 +205,113 @@ impl Caller {
     /// # Errors
     /// See [`CallError`]: in every case there is no ranking, and the documents keep the order they have.
     pub async fn rerank(&self, request: &Request, options: &CallOptions) -> Result<Answer, CallError> {
-        let started = Instant::now();
-        let timed_out = CallError::TimedOut {
-            timeout: options.timeout,
-        };
+        let deadline = Instant::now() + options.timeout.min(BUDGET_MAX);
         // A request published now would leave after the reconnect, for an answer that nobody waits for.
-        if self.client.connection_state() != State::Connected {
+        if !self.is_connected() {
             return Err(CallError::Disconnected);
         }
-        let body = request.encode(options.encoding);
-        let bytes = body.len();
-        let left = options.timeout.saturating_sub(started.elapsed());
+        let body = request.encode(options.encoding).into();
+        let asked = self.ask(Ask {
+            request,
+            body,
+            subject: &options.subject,
+            encoding: options.encoding,
+            trace_context: options.trace_context.as_ref(),
+            deadline,
+        });
+        asked.await.map_err(|error| match error {
+            CallError::TimedOut { .. } => CallError::TimedOut {
+                timeout: options.timeout,
+            },
+            error => error,
+        })
+    }
+
+    /// [`Caller::rerank`] with a request that is encoded already.
+    pub(super) async fn ask(&self, ask: Ask<'_>) -> Result<Answer, CallError> {
+        let Ask { subject, deadline, .. } = ask;
+        let started = Instant::now();
+        let left = deadline.saturating_duration_since(started);
+        let timed_out = CallError::TimedOut { timeout: left };
+        if !self.is_connected() {
+            return Err(CallError::Disconnected);
+        }
         if left.is_zero() {
             return Err(timed_out);
         }
-        let message = async_nats::Request::new()
-            .payload(body.into())
-            .headers(request_headers(options.encoding, left))
-            // An inbox of its own: async-nats keeps an unanswered request of the shared one for good.
-            .inbox(self.client.new_inbox())
-            .timeout(None);
-        let asked = self.client.send_request(options.subject.clone(), message);
-        let message = match tokio::time::timeout(left, asked).await {
-            Err(_) => return Err(timed_out),
-            Ok(Err(error)) => {
-                return Err(match error.kind() {
-                    RequestErrorKind::TimedOut => timed_out,
-                    RequestErrorKind::NoResponders => CallError::NoResponders {
-                        subject: options.subject.clone(),
-                    },
-                    RequestErrorKind::InvalidSubject => CallError::InvalidSubject {
-                        subject: options.subject.clone(),
-                    },
-                    RequestErrorKind::MaxPayloadExceeded => CallError::TooLarge {
+        let bytes = ask.body.len();
+        let exchange = async {
+            let mut awaited = self.inbox.expect();
+            self.client
+                .publish_with_reply_and_headers(
+                    subject.to_owned(),
+                    awaited.subject(),
+                    request_headers(ask.encoding, left, ask.trace_context),
+                    ask.body,
+                )
+                .await
+                .map_err(|error| match error.kind() {
+                    PublishErrorKind::MaxPayloadExceeded => CallError::TooLarge {
                         bytes,
                         bytes_max: self.client.max_payload(),
                     },
-                    RequestErrorKind::Other => CallError::Disconnected,
-                });
-            }
-            Ok(Ok(message)) => message,
+                    PublishErrorKind::InvalidSubject => CallError::InvalidSubject {
+                        subject: subject.to_owned(),
+                    },
+                    PublishErrorKind::Send => CallError::Disconnected,
+                })?;
+            awaited.answer().await.ok_or(CallError::Disconnected)
         };
-        let (reply, worker) = open(&message, request)?;
+        // The wait for room in the connection's buffer lies within the deadline too.
+        let message = match tokio::time::timeout_at(deadline, exchange).await {
+            Err(_) => return Err(timed_out),
+            Ok(message) => message?,
+        };
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            return Err(CallError::NoResponders {
+                subject: subject.to_owned(),
+            });
+        }
+        let answer = open(&message, ask.request)?;
         Ok(Answer {
-            reply,
-            worker,
             elapsed: started.elapsed(),
+            ..answer
         })
     }
 }
 
-fn request_headers(encoding: Encoding, left: Duration) -> HeaderMap {
+/// Tells the log of the connection: once that there is none, not with every attempt.
+fn on_event() -> impl Fn(Event) + Send + Sync + 'static {
+    let complained = AtomicBool::new(false);
+    move |event| match event {
+        Event::ClientError(_) | Event::ServerError(_) if !complained.swap(true, Ordering::Relaxed) => {
+            tracing::warn!(%event, "NATS connection");
+        }
+        Event::Connected => {
+            complained.store(false, Ordering::Relaxed);
+            tracing::debug!(%event, "NATS connection");
+        }
+        event => tracing::debug!(%event, "NATS connection"),
+    }
+}
+
+fn request_headers(encoding: Encoding, left: Duration, trace_context: Option<&TraceContext>) -> HeaderMap {
     let mut map = HeaderMap::new();
     map.insert(headers::CONTENT_TYPE, encoding.content_type());
     // To the microsecond, and never zero, which would be malformed.
     let left_ms = (left.as_secs_f64() * 1e3).max(0.001);
     map.insert(headers::TIMEOUT_MS, format!("{left_ms:.3}").as_str());
+    if let Some(context) = trace_context {
+        map.insert(headers::TRACEPARENT, context.traceparent().as_str());
+        if let Some(state) = context.tracestate() {
+            map.insert(headers::TRACESTATE, state);
+        }
+    }
     map
 }
 
 /// Reads an answer as a stranger's: it has to be a refusal, or a ranking that fits the request.
-fn open(message: &Message, request: &Request) -> Result<(Reply, Option<String>), CallError> {
+fn open(message: &Message, request: &Request) -> Result<Answer, CallError> {
     let header = |name: &str| message.headers.as_ref().and_then(|headers| find(headers, name));
     let worker = header(headers::WORKER).map(|id| printable(id, 100));
     let encoding = Encoding::detect(header(headers::CONTENT_TYPE), &message.payload);
@@ -216,7 +327,12 @@ fn open(message: &Message, request: &Request) -> Result<(Reply, Option<String>),
     reply
         .check(request.documents.len(), request.top_k)
         .map_err(|error| CallError::BadReply(error.to_string()))?;
-    Ok((reply, worker))
+    Ok(Answer {
+        reply,
+        worker,
+        activation: header(headers::ACTIVATION).and_then(ScoreActivation::from_name),
+        elapsed: Duration::ZERO,
+    })
 }
 
 /// The first value of a header, whatever the case of its name. (async-nats looks up one case only.)

@@ -49,6 +49,11 @@ pub fn is_web_url(text: &str) -> bool {
     !rest.starts_with(['/', ':']) && is_plain(rest) && !rest.contains([' ', '?', '#', '\\', '@'])
 }
 
+/// An origin as browsers send it (scheme, host and perhaps a port, nothing behind), or `*` for any.
+pub fn is_origin(text: &str) -> bool {
+    text == "*" || (is_web_url(text) && !text.ends_with('/') && text.matches('/').count() == 2 && text.is_ascii())
+}
+
 /// A branch, tag or commit: it becomes a part of paths and addresses.
 pub fn is_revision(text: &str) -> bool {
     text.len() <= SUBJECT_BYTES_MAX
@@ -171,6 +176,22 @@ mod tests {
                 "https://a b",
                 "https://hub/?q=1",
                 "https://u:p@hub",
+            ],
+        );
+    }
+
+    #[test]
+    fn origins() {
+        all(
+            is_origin,
+            &["*", "https://shop.example", "http://127.0.0.1:3000"],
+            &[
+                "",
+                "shop.example",
+                "https://shop.example/",
+                "https://shop.example/a",
+                "https://*.example/",
+                "null",
             ],
         );
     }

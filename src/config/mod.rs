@@ -24,14 +24,15 @@ mod validate;
 mod value;
 mod warnings;
 
-pub use choices::{Device, LogFormat, Precision, Profile, UnknownChoice};
+pub use crate::choices::{DeviceChoice, PrecisionChoice, UnknownChoice};
+pub use choices::{LogFormat, OnFailure, Profile};
 pub use layers::{Flag, Sources};
 pub use problem::{ConfigError, Problem, Source};
 pub use reference::{REFERENCE_BEGIN, REFERENCE_END, reference};
 pub use secret::{Secret, redact_url};
 pub use settings::{
-    BatchConfig, Config, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig, RuntimeConfig,
-    ServerUrl, ShutdownConfig, TokenizeConfig,
+    BatchConfig, Config, GatewayConfig, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig,
+    ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
 };
 
 /// A configuration, and how it came about.

@@ -22,9 +22,10 @@ section!(Raw {
     queue: Queue,
     limits: Limits,
     tokenize: Threads,
-    runtime: Threads,
     shutdown: Shutdown,
     health: Health,
+    gateway: Gateway,
+    traces: Traces,
     log: Log,
 });
 
@@ -47,6 +48,7 @@ section!(Nats {
     inbox_prefix: String,
     connect_timeout_ms: u64,
     connect_retries_max: u32,
+    ping_interval_ms: u64,
     subscription_capacity: usize,
 });
 
@@ -100,6 +102,27 @@ section!(Shutdown { grace_ms: u64 });
 section!(Health {
     listen: String,
     heart_beat_age_max_ms: u64,
+});
+
+section!(Gateway {
+    listen: String,
+    timeout_ms: u64,
+    on_failure: String,
+    any_model: bool,
+    split_pairs: usize,
+    token: Secret,
+    token_file: String,
+    requests_max: usize,
+    connections_max: usize,
+    documents_max: usize,
+    body_bytes_max: usize,
+    request_timeout_ms: u64,
+    cors_origins: Vec<String>,
+});
+
+section!(Traces {
+    otlp_endpoint: String,
+    sample_percent: u32,
 });
 
 section!(Log {

@@ -2,7 +2,7 @@
 //! hold that file, this table, the structs in `raw` and `docs/configuration.md` together.
 
 use super::forms;
-use super::{Device, LogFormat, Precision};
+use super::{DeviceChoice, LogFormat, OnFailure, PrecisionChoice};
 
 /// One setting.
 #[derive(Debug)]
@@ -89,28 +89,24 @@ const fn or_zero(name: &'static str, min: i64, max: i64, unit: &'static str, zer
     }
 }
 
-const fn text(name: &'static str, allowed: &'static str, check: fn(&str) -> bool) -> Key {
+const fn form(name: &'static str, allowed: &'static str, optional: bool, check: fn(&str) -> bool) -> Key {
     Key {
         name,
         kind: Kind::Text(Form {
             allowed,
-            optional: false,
+            optional,
             check,
         }),
         secret: false,
     }
 }
 
+const fn text(name: &'static str, allowed: &'static str, check: fn(&str) -> bool) -> Key {
+    form(name, allowed, false, check)
+}
+
 const fn optional(name: &'static str, allowed: &'static str, check: fn(&str) -> bool) -> Key {
-    Key {
-        name,
-        kind: Kind::Text(Form {
-            allowed,
-            optional: true,
-            check,
-        }),
-        secret: false,
-    }
+    form(name, allowed, true, check)
 }
 
 const fn secret(name: &'static str) -> Key {
@@ -194,6 +190,7 @@ pub static KEYS: &[Key] = &[
     ),
     integer("nats.connect_timeout_ms", 100, MILLISECONDS_MAX, "ms"),
     integer("nats.connect_retries_max", 0, 10_000, "retries"),
+    integer("nats.ping_interval_ms", 10, MILLISECONDS_MAX, "ms"),
     integer("nats.subscription_capacity", 1, 65_536, "messages"),
     text("model.id", MODEL, forms::is_plain),
     list("model.aliases", 0, "a text without control characters", forms::is_plain),
@@ -210,9 +207,11 @@ pub static KEYS: &[Key] = &[
     integer("model.load_retries_max", 0, 100, "retries"),
     integer("model.load_retry_delay_ms", 0, MILLISECONDS_MAX, "ms"),
     list("model.fallback_ids", 0, MODEL, forms::is_plain),
-    text("model.device", Device::ALLOWED, |text| text.parse::<Device>().is_ok()),
-    text("model.precision", Precision::ALLOWED, |text| {
-        text.parse::<Precision>().is_ok()
+    text("model.device", DeviceChoice::ALLOWED, |text| {
+        text.parse::<DeviceChoice>().is_ok()
+    }),
+    text("model.precision", PrecisionChoice::ALLOWED, |text| {
+        text.parse::<PrecisionChoice>().is_ok()
     }),
     or_zero("model.max_length", 8, 65_536, "tokens", "the model's own limit"),
     integer("model.warmup_samples", 0, 1024, "pairs"),
@@ -239,7 +238,6 @@ pub static KEYS: &[Key] = &[
         "threads",
         "by the number of cores and the device",
     ),
-    or_zero("runtime.threads", 1, THREADS_MAX, "threads", "by the number of cores"),
     integer("shutdown.grace_ms", 0, MILLISECONDS_MAX, "ms"),
     optional(
         "health.listen",
@@ -247,6 +245,36 @@ pub static KEYS: &[Key] = &[
         forms::is_socket_address,
     ),
     integer("health.heart_beat_age_max_ms", 10_000, MILLISECONDS_MAX, "ms"),
+    text(
+        "gateway.listen",
+        "an address `ip:port`, port 0: any free one",
+        forms::is_socket_address,
+    ),
+    integer("gateway.timeout_ms", 1, MILLISECONDS_MAX, "ms"),
+    text("gateway.on_failure", OnFailure::ALLOWED, |text| {
+        text.parse::<OnFailure>().is_ok()
+    }),
+    switch("gateway.any_model"),
+    or_zero("gateway.split_pairs", 1, 1_000_000, "pairs", "never"),
+    secret("gateway.token"),
+    optional("gateway.token_file", PATH, forms::is_plain),
+    integer("gateway.requests_max", 1, 100_000, "requests"),
+    integer("gateway.connections_max", 1, 100_000, "connections"),
+    integer("gateway.documents_max", 1, 1_000_000, "documents"),
+    integer("gateway.body_bytes_max", 1024, 1 << 30, "bytes"),
+    integer("gateway.request_timeout_ms", 1, MILLISECONDS_MAX, "ms"),
+    list(
+        "gateway.cors_origins",
+        0,
+        "`*`, or an origin `https://host` or `http://host:port`",
+        forms::is_origin,
+    ),
+    optional(
+        "traces.otlp_endpoint",
+        "a URL `http://host:port` or `https://host:port`, without a user in it",
+        forms::is_web_url,
+    ),
+    integer("traces.sample_percent", 0, 100, "per cent"),
     text("log.format", LogFormat::ALLOWED, |text| {
         text.parse::<LogFormat>().is_ok()
     }),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Device, LogFormat, Precision, Secret};
+use super::{DeviceChoice, LogFormat, OnFailure, PrecisionChoice, Secret};
 use crate::nats::ConnectionSettings;
 
 /// The whole configuration, validated.
@@ -25,12 +25,14 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// The tokenizing stage.
     pub tokenize: TokenizeConfig,
-    /// The async runtime.
-    pub runtime: RuntimeConfig,
     /// The clean stop.
     pub shutdown: ShutdownConfig,
     /// Health over HTTP.
     pub health: HealthConfig,
+    /// The HTTP gateway.
+    pub gateway: GatewayConfig,
+    /// Spans that are sent to a collector.
+    pub traces: TracesConfig,
     /// The program's own log.
     pub log: LogConfig,
 }
@@ -74,6 +76,8 @@ pub struct NatsConfig {
     pub connect_timeout: Duration,
     /// How many more times the first connection is tried before the program gives up.
     pub connect_retries_max: u32,
+    /// Silence of the server after which it is asked for a sign of life.
+    pub ping_interval: Duration,
     /// Messages that the subscription holds before the client library drops the next one.
     pub subscription_capacity: usize,
 }
@@ -95,6 +99,7 @@ impl NatsConfig {
             tls_key_file: self.tls_key_file.clone(),
             inbox_prefix: self.inbox_prefix.clone(),
             connect_timeout: self.connect_timeout,
+            ping_interval: self.ping_interval,
         }
     }
 }
@@ -152,9 +157,9 @@ pub struct ModelConfig {
     /// Models tried in order when `id` cannot be loaded.
     pub fallback_ids: Vec<String>,
     /// Where the model computes.
-    pub device: Device,
+    pub device: DeviceChoice,
     /// In which number format the model computes.
-    pub precision: Precision,
+    pub precision: PrecisionChoice,
     /// Tokens of a pair at most; `None`: the model's own limit.
     pub max_length: Option<usize>,
     /// Pairs scored before the queue group is joined; 0: no warm-up.
@@ -215,13 +220,6 @@ pub struct TokenizeConfig {
     pub threads: Option<usize>,
 }
 
-/// The async runtime.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RuntimeConfig {
-    /// Threads that run NATS and the stages between; `None`: by the number of cores.
-    pub threads: Option<usize>,
-}
-
 /// The clean stop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShutdownConfig {
@@ -236,6 +234,46 @@ pub struct HealthConfig {
     pub listen: Option<SocketAddr>,
     /// The worker counts as unready when its engine's last sign of life is older.
     pub heart_beat_age_max: Duration,
+}
+
+/// The HTTP gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatewayConfig {
+    /// Where to listen; port 0: any free one.
+    pub listen: SocketAddr,
+    /// The budget of a ranking, unless the request has a smaller one.
+    pub timeout: Duration,
+    /// What there is when no ranking came in time.
+    pub on_failure: OnFailure,
+    /// Whether the model that `/v1` and `/v2` requests name is of no account.
+    pub any_model: bool,
+    /// A request of more pairs is shared by several workers; `None`: only what is too large for one message.
+    pub split_pairs: Option<usize>,
+    /// The bearer token that requests have to carry.
+    pub token: Option<Secret>,
+    /// A file that holds that token.
+    pub token_file: Option<PathBuf>,
+    /// Requests at work at once.
+    pub requests_max: usize,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Documents of a request.
+    pub documents_max: usize,
+    /// Bytes of a request's body.
+    pub body_bytes_max: usize,
+    /// The time of a request in all, the arrival of its body counted. Above `timeout`.
+    pub request_timeout: Duration,
+    /// Origins whose pages may ask; `*`: any; empty: CORS is off.
+    pub cors_origins: Vec<String>,
+}
+
+/// Spans that are sent to a collector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TracesConfig {
+    /// Base URL of a collector that takes OTLP over HTTP; set only in programs that can send (feature `otlp`).
+    pub otlp_endpoint: Option<String>,
+    /// Share of the requests without a `traceparent` that are traced, 0 to 1.
+    pub sample_ratio: f64,
 }
 
 /// The program's own log.

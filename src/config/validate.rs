@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::forms;
 use super::problem::Problem;
-use super::raw::{Batch, Limits, Log, Model, Nats, Queue, Raw};
+use super::raw::{Batch, Gateway, Limits, Log, Model, Nats, Queue, Raw, Traces};
 use super::settings::{
-    BatchConfig, Config, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig, RuntimeConfig,
-    ServerUrl, ShutdownConfig, TokenizeConfig,
+    BatchConfig, Config, GatewayConfig, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig,
+    ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
 };
-use super::{Device, LogFormat, Precision, Secret, UnknownChoice};
+use super::{DeviceChoice, LogFormat, OnFailure, PrecisionChoice, Secret, UnknownChoice};
 
 /// The typed configuration, or all that does not go together in it.
 pub fn validate(raw: Raw) -> Result<Config, Vec<Problem>> {
@@ -18,6 +18,8 @@ pub fn validate(raw: Raw) -> Result<Config, Vec<Problem>> {
     check_login(&raw.nats, &mut problems);
     check_certificate(&raw.nats, &mut problems);
     check_sizes(&raw, &mut problems);
+    check_gateway(&raw.gateway, &mut problems);
+    check_traces(&raw.traces, &mut problems);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -104,6 +106,32 @@ fn check_sizes(raw: &Raw, problems: &mut Vec<Problem>) {
     }
 }
 
+fn check_gateway(gateway: &Gateway, problems: &mut Vec<Problem>) {
+    if !gateway.token.is_empty() && !gateway.token_file.is_empty() {
+        problems.push(Problem::together(
+            "gateway.token and gateway.token_file are both set: keep one".to_owned(),
+        ));
+    }
+    if gateway.timeout_ms >= gateway.request_timeout_ms {
+        problems.push(Problem::together(format!(
+            "gateway.timeout_ms = {} is not below gateway.request_timeout_ms = {}: requests would end before their \
+             budget does",
+            gateway.timeout_ms, gateway.request_timeout_ms
+        )));
+    }
+}
+
+/// A collector that waits for spans in vain looks like a worker that nobody asks.
+fn check_traces(traces: &Traces, problems: &mut Vec<Problem>) {
+    if !traces.otlp_endpoint.is_empty() && !cfg!(feature = "otlp") {
+        problems.push(Problem::together(
+            "traces.otlp_endpoint is set, and this program was built without the feature `otlp`: build it with `cargo build \
+             --release --features otlp`, or leave the setting empty"
+                .to_owned(),
+        ));
+    }
+}
+
 fn convert(raw: Raw) -> Result<Config, UnknownChoice> {
     Ok(Config {
         enabled: raw.enabled,
@@ -115,9 +143,6 @@ fn convert(raw: Raw) -> Result<Config, UnknownChoice> {
         tokenize: TokenizeConfig {
             threads: unless_zero(raw.tokenize.threads),
         },
-        runtime: RuntimeConfig {
-            threads: unless_zero(raw.runtime.threads),
-        },
         shutdown: ShutdownConfig {
             grace: Duration::from_millis(raw.shutdown.grace_ms),
         },
@@ -125,6 +150,11 @@ fn convert(raw: Raw) -> Result<Config, UnknownChoice> {
             // The schema let only addresses through; an empty text is none.
             listen: raw.health.listen.parse().ok(),
             heart_beat_age_max: Duration::from_millis(raw.health.heart_beat_age_max_ms),
+        },
+        gateway: gateway(raw.gateway)?,
+        traces: TracesConfig {
+            otlp_endpoint: unless_empty(raw.traces.otlp_endpoint),
+            sample_ratio: f64::from(raw.traces.sample_percent) / 100.0,
         },
         log: log(raw.log)?,
     })
@@ -150,6 +180,7 @@ fn nats(raw: Nats) -> NatsConfig {
         inbox_prefix: unless_empty(raw.inbox_prefix),
         connect_timeout: Duration::from_millis(raw.connect_timeout_ms),
         connect_retries_max: raw.connect_retries_max,
+        ping_interval: Duration::from_millis(raw.ping_interval_ms),
         subscription_capacity: raw.subscription_capacity,
     }
 }
@@ -167,8 +198,8 @@ fn model(raw: Model) -> Result<ModelConfig, UnknownChoice> {
         load_retries_max: raw.load_retries_max,
         load_retry_delay: Duration::from_millis(raw.load_retry_delay_ms),
         fallback_ids: raw.fallback_ids,
-        device: raw.device.parse::<Device>()?,
-        precision: raw.precision.parse::<Precision>()?,
+        device: raw.device.parse::<DeviceChoice>()?,
+        precision: raw.precision.parse::<PrecisionChoice>()?,
         max_length: unless_zero(raw.max_length),
         warmup_samples: raw.warmup_samples,
         threads: unless_zero(raw.threads),
@@ -203,6 +234,25 @@ fn limits(raw: &Limits) -> LimitsConfig {
         default_timeout: Duration::from_millis(raw.default_timeout_ms),
         timeout_max: Duration::from_millis(raw.timeout_ms_max),
     }
+}
+
+fn gateway(raw: Gateway) -> Result<GatewayConfig, UnknownChoice> {
+    Ok(GatewayConfig {
+        // The schema let only addresses through; port 0 of this machine stands in for none.
+        listen: raw.listen.parse().unwrap_or_else(|_| ([127, 0, 0, 1], 0).into()),
+        timeout: Duration::from_millis(raw.timeout_ms),
+        on_failure: raw.on_failure.parse::<OnFailure>()?,
+        any_model: raw.any_model,
+        split_pairs: unless_zero(raw.split_pairs),
+        token: secret(raw.token),
+        token_file: path(raw.token_file),
+        requests_max: raw.requests_max,
+        connections_max: raw.connections_max,
+        documents_max: raw.documents_max,
+        body_bytes_max: raw.body_bytes_max,
+        request_timeout: Duration::from_millis(raw.request_timeout_ms),
+        cors_origins: raw.cors_origins,
+    })
 }
 
 fn log(raw: Log) -> Result<LogConfig, UnknownChoice> {

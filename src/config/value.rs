@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::schema::{Form, Key, Kind, LIST_ITEMS_MAX, TEXT_BYTES_MAX};
 use super::secret::{REDACTED, redact_url};
+use crate::switch::parse_switch;
 
 /// Characters of a value that a message shows at most.
 const SHOWN_CHARS_MAX: usize = 80;
@@ -52,10 +53,9 @@ impl Value {
     /// Reads a value of the environment or a flag, where everything is text.
     pub fn from_text(key: &Key, written: &str) -> Result<Self, String> {
         let value = match key.kind {
-            Kind::Switch => match written.trim().to_ascii_lowercase().as_str() {
-                "true" | "1" | "yes" | "on" => Self::Switch(true),
-                "false" | "0" | "no" | "off" => Self::Switch(false),
-                _ => return Err(wrong(key, &format_args!("{:?}", shown_text(key, written)))),
+            Kind::Switch => match parse_switch(written) {
+                Some(value) => Self::Switch(value),
+                None => return Err(wrong(key, &format_args!("{:?}", shown_text(key, written)))),
             },
             Kind::Integer { .. } => match written.trim().parse() {
                 Ok(value) => Self::Integer(value),

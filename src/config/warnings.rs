@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::forms;
 use super::settings::Config;
-use super::{Device, Precision};
+use super::{DeviceChoice, PrecisionChoice};
 
 impl Config {
     /// One line for each setting or combination that is allowed but hardly meant. Reads nothing, and holds no secret.
@@ -29,6 +29,14 @@ impl Config {
                 format!("a password or token goes to {url} without TLS: use tls:// or nats.tls_required = true"),
             );
         }
+        let gateway = &self.gateway;
+        warn(
+            !gateway.listen.ip().is_loopback() && gateway.token.is_none() && gateway.token_file.is_none(),
+            format!(
+                "gateway.listen = {} is open to other machines, and without gateway.token anybody there may ask",
+                gateway.listen
+            ),
+        );
         let (grace, default) = (self.shutdown.grace, self.limits.default_timeout);
         warn(
             grace < default,
@@ -51,7 +59,7 @@ impl Config {
         );
         let model = &self.model;
         warn(
-            model.device == Device::Cpu && model.precision == Precision::Fp16,
+            model.device == DeviceChoice::Cpu && model.precision == PrecisionChoice::Fp16,
             "model.precision = \"fp16\" is slow on a CPU: use auto, fp32 or bf16".to_owned(),
         );
         warn(
@@ -78,6 +86,7 @@ impl Config {
             ("nats.tls_ca_file", &nats.tls_ca_file),
             ("nats.tls_cert_file", &nats.tls_cert_file),
             ("nats.tls_key_file", &nats.tls_key_file),
+            ("gateway.token_file", &self.gateway.token_file),
         ]
         .into_iter()
         .filter_map(|(key, path)| Some((key, path.as_deref()?)))

@@ -1,5 +1,7 @@
 //! What a config.json may name: architectures and activations.
 
+use crate::protocol::ScoreActivation;
+
 /// The families of encoder that can be served, each with a head of one label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
@@ -104,47 +106,16 @@ impl HiddenActivation {
     }
 }
 
-/// What turns the model's logit into the score of a reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ScoreActivation {
-    /// The logit itself.
-    Identity,
-    /// 1 / (1 + e⁻ˣ): what sentence-transformers takes when a one-label checkpoint names nothing.
-    Sigmoid,
-    /// tanh(x).
-    Tanh,
-}
-
-impl ScoreActivation {
-    /// The score for a logit. Monotone, so it never changes an order.
-    pub fn apply(self, logit: f32) -> f32 {
-        match self {
-            ScoreActivation::Identity => logit,
-            ScoreActivation::Sigmoid => 1.0 / (1.0 + (-logit).exp()),
-            ScoreActivation::Tanh => logit.tanh(),
-        }
+/// The score's activation by the dotted path of the Python class, with or without the `()` that some configurations carry.
+pub(super) fn score_activation_from_python(path: &str) -> Option<ScoreActivation> {
+    let path = path.trim().trim_end_matches("()");
+    if !path.starts_with("torch.") {
+        return None;
     }
-
-    /// The name that we show for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            ScoreActivation::Identity => "identity",
-            ScoreActivation::Sigmoid => "sigmoid",
-            ScoreActivation::Tanh => "tanh",
-        }
-    }
-
-    /// By the dotted path of the Python class, with or without the `()` that some configurations carry.
-    pub(super) fn from_python(path: &str) -> Option<ScoreActivation> {
-        let path = path.trim().trim_end_matches("()");
-        if !path.starts_with("torch.") {
-            return None;
-        }
-        match path.rsplit('.').next()? {
-            "Identity" => Some(ScoreActivation::Identity),
-            "Sigmoid" | "sigmoid" => Some(ScoreActivation::Sigmoid),
-            "Tanh" | "tanh" => Some(ScoreActivation::Tanh),
-            _ => None,
-        }
+    match path.rsplit('.').next()? {
+        "Identity" => Some(ScoreActivation::Identity),
+        "Sigmoid" | "sigmoid" => Some(ScoreActivation::Sigmoid),
+        "Tanh" | "tanh" => Some(ScoreActivation::Tanh),
+        _ => None,
     }
 }

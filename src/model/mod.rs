@@ -17,6 +17,7 @@ mod kinds;
 mod object;
 mod prefix;
 pub mod spec;
+mod template;
 pub mod tokenizer;
 pub mod weights;
 

@@ -5,8 +5,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::error::ModelError;
-pub use super::kinds::{Architecture, HiddenActivation, ScoreActivation};
+use super::kinds::score_activation_from_python;
+pub use super::kinds::{Architecture, HiddenActivation};
 use super::object::Object;
+pub use crate::protocol::ScoreActivation;
 
 /// Which file or setting a value was taken from, for people who ask why a score or a limit is what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -299,7 +301,7 @@ fn score_activation(
     } else {
         return Ok((ScoreActivation::Sigmoid, "default for one label"));
     };
-    match value.as_str().and_then(ScoreActivation::from_python) {
+    match value.as_str().and_then(score_activation_from_python) {
         Some(activation) => Ok((activation, origin)),
         None => Err(file.refused(field, "torch's Identity, Sigmoid or Tanh", value)),
     }

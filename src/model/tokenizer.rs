@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::{Encoding, Token, Tokenizer, TruncationDirection};
+use tokenizers::{Tokenizer, TruncationDirection};
 
 use super::error::ModelError;
 use super::files::Checkpoint;
 use super::object::Object;
 use super::prefix;
 use super::spec::ModelSpec;
+use super::template::{Piece, check_template, laid_out, learn_template};
 
 /// Why a text could not be tokenized.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,14 +64,6 @@ pub struct PairTokens {
     pub truncated: bool,
 }
 
-/// A part of a pair, in the order of the template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Piece {
-    Special { id: u32, type_id: u32 },
-    Query { type_id: u32 },
-    Document { type_id: u32 },
-}
-
 /// The checkpoint's tokenizer. One is shared by all threads.
 #[derive(Debug)]
 pub struct PairTokenizer {
@@ -84,10 +77,6 @@ pub struct PairTokenizer {
     /// Whether a text may be tokenized up to a white space only (see [`prefix`]).
     prefix_exact: bool,
 }
-
-/// Stand for the texts' tokens while the template is learned; no vocabulary reaches so far.
-const QUERY_MARK: u32 = u32::MAX;
-const DOCUMENT_MARK: u32 = u32::MAX - 1;
 
 impl PairTokenizer {
     /// Reads tokenizer.json, and tokenizer_config.json for what transformers takes from there.
@@ -271,100 +260,6 @@ fn kept(query: usize, document: usize, max: usize) -> (usize, usize) {
     } else {
         (shorter, longer)
     }
-}
-
-fn laid_out(template: &[Piece], query: &[u32], document: &[u32]) -> (Vec<u32>, Vec<u32>) {
-    let len = template.len() + query.len() + document.len();
-    let (mut ids, mut type_ids) = (Vec::with_capacity(len), Vec::with_capacity(len));
-    for &piece in template {
-        let type_id = match piece {
-            Piece::Special { id, type_id } => {
-                ids.push(id);
-                type_id
-            }
-            Piece::Query { type_id } => {
-                ids.extend_from_slice(query);
-                type_id
-            }
-            Piece::Document { type_id } => {
-                ids.extend_from_slice(document);
-                type_id
-            }
-        };
-        type_ids.resize(ids.len(), type_id);
-    }
-    (ids, type_ids)
-}
-
-/// Gives the post-processor two marked texts and reads the template off the result; then checks it on texts of other
-/// lengths, and that a text alone, without special tokens, stays as it is (so a query may be tokenized alone).
-fn learn_template(tokenizer: &Tokenizer) -> Result<Vec<Piece>, String> {
-    let process = |query: usize, document: usize| {
-        let pair = tokenizer.post_process(
-            marked(&vec![QUERY_MARK; query], 0),
-            Some(marked(&vec![DOCUMENT_MARK; document], 1)),
-            true,
-        );
-        pair.map_err(|error| format!("its post-processor failed: {error}"))
-    };
-    let sample = process(1, 1)?;
-    let template: Vec<Piece> = sample
-        .get_ids()
-        .iter()
-        .zip(sample.get_type_ids())
-        .map(|(&id, &type_id)| match id {
-            QUERY_MARK => Piece::Query { type_id },
-            DOCUMENT_MARK => Piece::Document { type_id },
-            id => Piece::Special { id, type_id },
-        })
-        .collect();
-    let times = |wanted: fn(&Piece) -> bool| template.iter().filter(|piece| wanted(piece)).count();
-    if times(|piece| matches!(piece, Piece::Query { .. })) != 1
-        || times(|piece| matches!(piece, Piece::Document { .. })) != 1
-    {
-        return Err("its post-processor does not put query and document into a pair once each".to_owned());
-    }
-    for (query, document) in [(0, 0), (0, 3), (2, 0), (3, 5)] {
-        let sample = process(query, document)?;
-        let (ids, type_ids) = laid_out(&template, &vec![QUERY_MARK; query], &vec![DOCUMENT_MARK; document]);
-        if sample.get_ids() != ids || sample.get_type_ids() != type_ids {
-            return Err("its post-processor treats pairs of different lengths differently".to_owned());
-        }
-    }
-    let alone = tokenizer
-        .post_process(marked(&[QUERY_MARK, QUERY_MARK], 0), None, false)
-        .map_err(|error| format!("its post-processor failed: {error}"))?;
-    if alone.get_ids() != [QUERY_MARK, QUERY_MARK] {
-        return Err("its post-processor changes a text even without special tokens".to_owned());
-    }
-    Ok(template)
-}
-
-/// An encoding as the tokenizer's model would hand it to the post-processor.
-fn marked(ids: &[u32], type_id: u32) -> Encoding {
-    let tokens = ids.iter().map(|&id| Token::new(id, String::new(), (0, 0)));
-    Encoding::from_tokens(tokens.collect(), type_id)
-}
-
-fn check_template(template: &[Piece], spec: &ModelSpec) -> Result<(), String> {
-    for &piece in template {
-        if let Piece::Special { id, .. } = piece
-            && id as usize >= spec.vocab_size
-        {
-            return Err(format!(
-                "adds the special token {id} to a pair, but the model has only {} embeddings (vocab_size)",
-                spec.vocab_size
-            ));
-        }
-        let (Piece::Special { type_id, .. } | Piece::Query { type_id } | Piece::Document { type_id }) = piece;
-        if type_id as usize >= spec.type_vocab_size {
-            return Err(format!(
-                "gives a pair the token type {type_id}, but the model knows only {} (type_vocab_size)",
-                spec.type_vocab_size
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Whether the model is told the token types. transformers leaves them out for the RoBERTa family, and for any checkpoint

@@ -3,6 +3,7 @@ use tokenizers::{TruncationParams, TruncationStrategy};
 
 use super::super::fixtures;
 use super::super::spec::Architecture;
+use super::super::template::marked;
 use super::*;
 
 const KINDS: [Architecture; 3] = [Architecture::Bert, Architecture::Roberta, Architecture::XlmRoberta];

@@ -51,7 +51,7 @@ impl ConnectError {
         self.kind
     }
 
-    pub(super) fn settings(message: impl Into<String>) -> Self {
+    pub(crate) fn settings(message: impl Into<String>) -> Self {
         Self {
             kind: ConnectErrorKind::Settings,
             message: message.into(),

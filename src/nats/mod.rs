@@ -46,6 +46,9 @@ pub struct ConnectionSettings {
     pub inbox_prefix: Option<String>,
     /// How long one connection attempt may take.
     pub connect_timeout: Duration,
+    /// A server that has been silent for this long is asked for a sign of life; after three times as long, the connection
+    /// counts as lost.
+    pub ping_interval: Duration,
 }
 
 impl Default for ConnectionSettings {
@@ -65,6 +68,7 @@ impl Default for ConnectionSettings {
             tls_key_file: None,
             inbox_prefix: None,
             connect_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(5),
         }
     }
 }
@@ -86,6 +90,7 @@ impl fmt::Debug for ConnectionSettings {
             .field("tls_key_file", &self.tls_key_file)
             .field("inbox_prefix", &self.inbox_prefix)
             .field("connect_timeout", &self.connect_timeout)
+            .field("ping_interval", &self.ping_interval)
             .finish()
     }
 }
@@ -164,6 +169,25 @@ pub(crate) async fn connect(
     }
 }
 
+/// A client that connects in the background and does not give up. Its state says when it is connected.
+pub(crate) async fn connect_lazy(
+    settings: &ConnectionSettings,
+    plan: ConnectPlan,
+    on_event: impl Fn(async_nats::Event) + Send + Sync + 'static,
+) -> Result<async_nats::Client, ConnectError> {
+    let servers = servers(settings)?;
+    let options = options(settings, &servers, plan)?
+        .event_callback(move |event| {
+            on_event(event);
+            std::future::ready(())
+        })
+        .retry_on_initial_connect();
+    options
+        .connect(servers)
+        .await
+        .map_err(|error| ConnectError::explain(settings, &error))
+}
+
 fn servers(settings: &ConnectionSettings) -> Result<Vec<ServerAddr>, ConnectError> {
     if settings.urls.is_empty() {
         return Err(ConnectError::settings("no NATS server is named: `nats.url` is empty"));
@@ -193,6 +217,7 @@ fn options(
         .name(&settings.name)
         .require_tls(settings.tls_required)
         .connection_timeout(settings.connect_timeout)
+        .ping_interval(settings.ping_interval)
         .subscription_capacity(plan.subscription_capacity)
         .client_capacity(plan.client_capacity);
     if let Some(file) = &settings.tls_ca_file {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Refusal;
+use super::{Refusal, TraceContext};
 
 /// The encoding of the body, on requests and replies.
 pub const CONTENT_TYPE: &str = "Content-Type";
@@ -20,6 +20,10 @@ pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 pub const SERVICE_ERROR: &str = "Nats-Service-Error";
 /// On every answer: the id of the worker that gave it.
 pub const WORKER: &str = "Rerank-Worker";
+
+/// On every ranking: what the model's activation is ([`ScoreActivation::name`](super::ScoreActivation::name)), so that
+/// whoever asked for logits can tell the scores too.
+pub const ACTIVATION: &str = "Rerank-Activation";
 
 /// The longest budget that is told apart: a longer one counts as this long, so that a deadline can always be added to
 /// a point in time.
@@ -76,6 +80,11 @@ impl RequestHeaders {
         } else {
             None
         }
+    }
+
+    /// The caller's span. `None` where it sent none, or one that cannot be read: that is no reason to refuse.
+    pub fn trace_context(&self) -> Option<TraceContext> {
+        TraceContext::parse(self.traceparent.as_deref()?, self.tracestate.as_deref())
     }
 
     /// What the headers leave the request from `now` on: the earlier one of time-out and deadline, zero for a deadline

@@ -5,6 +5,7 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`RequestHeaders`] | the request headers that mean something here |
+//! | [`TraceContext`] | the caller's span, if it has one |
 //! | [`Request`] | a query, its documents, and how they are to be ranked |
 //! | [`Reply`] | the ranking, with what it cost |
 //! | [`Refusal`] | the other reply: why there is no ranking |
@@ -13,21 +14,28 @@
 //! the content; nothing is allocated for a length that was only claimed; nesting is bounded. `docs/protocol.md` is
 //! the contract in full.
 
+mod activation;
 mod encoding;
 pub mod headers;
 mod place;
-mod reader;
+pub(crate) mod reader;
 mod refusal;
 mod reply;
 mod request;
 #[cfg(test)]
 mod tests;
+mod trace_context;
+mod visit;
 
+pub use activation::ScoreActivation;
 pub use encoding::Encoding;
 pub use headers::RequestHeaders;
 pub use refusal::{MESSAGE_BYTES_MAX, Refusal, RefusalKind};
 pub use reply::{DecodeError, RankedDocument, Ranking, Reply, TimingsMs, Usage};
+#[cfg(feature = "gateway")]
+pub(crate) use request::RequestSink;
 pub use request::{Document, DocumentId, Request};
+pub use trace_context::{SpanId, TRACESTATE_BYTES_MAX, TraceContext, TraceId};
 
 /// The subject that workers listen on unless told otherwise.
 pub const DEFAULT_SUBJECT: &str = "rerank.v1.score";

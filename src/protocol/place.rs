@@ -5,10 +5,10 @@ use std::fmt;
 
 /// A place in the body: shown as `` `documents[3].text` ``.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Place(pub(super) [Step; 4]);
+pub(crate) struct Place(pub(crate) [Step; 4]);
 
 #[derive(Clone, Copy, Default)]
-pub(super) enum Step {
+pub(crate) enum Step {
     #[default]
     End,
     Field(&'static str),
@@ -16,9 +16,9 @@ pub(super) enum Step {
 }
 
 impl Place {
-    pub(super) const BODY: Place = Place([Step::End; 4]);
+    pub(crate) const BODY: Place = Place([Step::End; 4]);
 
-    pub(super) fn then(mut self, step: Step) -> Place {
+    pub(crate) fn then(mut self, step: Step) -> Place {
         // The contract nests no deeper; if it ever did, the place would be named less exactly.
         if let Some(end) = self.0.iter_mut().find(|step| matches!(step, Step::End)) {
             *end = step;
@@ -46,7 +46,7 @@ impl fmt::Display for Place {
 }
 
 /// A plain value, or the sign that the sink was given an array or object.
-pub(super) enum Found<'de> {
+pub(crate) enum Found<'de> {
     Null,
     Bool(bool),
     Integer(i64),
@@ -59,7 +59,7 @@ pub(super) enum Found<'de> {
 }
 
 impl Found<'_> {
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Found::Null => "null",
             Found::Bool(_) => "a boolean",

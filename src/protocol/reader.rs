@@ -4,22 +4,22 @@
 //! "..."`), so what a body may hold is written down as a [`Sink`] here: the fields it takes, and what to do with each
 //! [`Value`]. The reader sees to the rest: duplicates, unknown fields, types, places, and messages free of content.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::Deserialize as _;
-use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, IgnoredAny};
 
 use super::Encoding;
 use super::place::{Found, Place, Step};
+use super::visit::{Any, Single};
 
 /// How deep values may nest in MessagePack. (serde_json has a bound of its own, 128, for what is looked into, and skips
 /// unknown fields without recursion.)
 const DEPTH_MAX: usize = 128;
 
 /// What takes the values of an object or an array. By default it takes neither.
-pub(super) trait Sink {
+pub(crate) trait Sink {
     /// The fields that an object may have here; others are skipped. Empty: no object may stand here.
     const FIELDS: &'static [&'static str] = &[];
     /// Whether an array may stand here.
@@ -37,12 +37,12 @@ pub(super) trait Sink {
 }
 
 /// Takes neither objects nor arrays: for places where a plain value stands.
-pub(super) struct Plain;
+pub(crate) struct Plain;
 
 impl Sink for Plain {}
 
 /// Reads `body`, which must hold one object and nothing else, into `sink`. The error is a message for people.
-pub(super) fn read<S: Sink>(encoding: Encoding, body: &[u8], sink: &mut S) -> Result<(), String> {
+pub(crate) fn read<S: Sink>(encoding: Encoding, body: &[u8], sink: &mut S) -> Result<(), String> {
     let reader = Reader::default();
     match encoding {
         Encoding::Json => read_json(body, &reader, sink),
@@ -99,14 +99,14 @@ fn read_msgpack<S: Sink>(body: &[u8], reader: &Reader, sink: &mut S) -> Result<(
 }
 
 /// The message for a field that has to be there and is not.
-pub(super) fn missing(field: &'static str, expected: &str) -> String {
+pub(crate) fn missing(field: &'static str, expected: &str) -> String {
     format!("`{field}` is missing: expected {expected}")
 }
 
 /// Where the reader is, and what it found wrong there.
 #[derive(Default)]
-struct Reader {
-    at: Cell<Place>,
+pub(super) struct Reader {
+    pub(super) at: Cell<Place>,
     problem: RefCell<Option<String>>,
 }
 
@@ -120,22 +120,22 @@ impl Reader {
     }
 
     /// Keeps the message (the codecs would dress it up with content) and gives the codec an error to stop at.
-    fn refuse<E: de::Error>(&self, message: String) -> E {
+    pub(super) fn refuse<E: de::Error>(&self, message: String) -> E {
         self.problem.borrow_mut().get_or_insert(message);
         E::custom("refused")
     }
 }
 
 /// A value not yet read, and its place.
-pub(super) struct Value<'r, D> {
-    deserializer: D,
-    place: Place,
-    reader: &'r Reader,
+pub(crate) struct Value<'r, D> {
+    pub(super) deserializer: D,
+    pub(super) place: Place,
+    pub(super) reader: &'r Reader,
 }
 
 impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
     /// The value, whatever it is; arrays and objects go into `sink` if it takes them.
-    pub(super) fn read<S: Sink>(self, sink: &mut S, expected: &'static str) -> Result<Found<'de>, D::Error> {
+    pub(crate) fn read<S: Sink>(self, sink: &mut S, expected: &'static str) -> Result<Found<'de>, D::Error> {
         self.reader.at.set(self.place);
         self.deserializer.deserialize_any(Any {
             sink,
@@ -146,13 +146,13 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
     }
 
     /// Reads and forgets it.
-    pub(super) fn skip(self) -> Result<(), D::Error> {
+    pub(crate) fn skip(self) -> Result<(), D::Error> {
         self.reader.at.set(self.place);
         IgnoredAny::deserialize(self.deserializer).map(drop)
     }
 
     /// Something to complain about this value with, after it was read.
-    pub(super) fn complaint(&self) -> Complaint<'r> {
+    pub(crate) fn complaint(&self) -> Complaint<'r> {
         Complaint {
             place: self.place,
             reader: self.reader,
@@ -175,7 +175,7 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
     }
 
     /// A string; `None` for null, as in all that follow.
-    pub(super) fn text(self) -> Result<Option<String>, D::Error> {
+    pub(crate) fn text(self) -> Result<Option<String>, D::Error> {
         self.plain("a string", |found| match found {
             Found::Text(text) => Some(std::mem::take(text).into_owned()),
             _ => None,
@@ -183,7 +183,7 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
     }
 
     /// A boolean.
-    pub(super) fn boolean(self) -> Result<Option<bool>, D::Error> {
+    pub(crate) fn boolean(self) -> Result<Option<bool>, D::Error> {
         self.plain("a boolean", |found| match found {
             Found::Bool(value) => Some(*value),
             _ => None,
@@ -191,12 +191,12 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
     }
 
     /// An integer of at least 0.
-    pub(super) fn count(self) -> Result<Option<u64>, D::Error> {
+    pub(crate) fn count(self) -> Result<Option<u64>, D::Error> {
         self.at_least(0, "an integer of at least 0")
     }
 
     /// An integer of at least 1.
-    pub(super) fn positive(self) -> Result<Option<u64>, D::Error> {
+    pub(crate) fn positive(self) -> Result<Option<u64>, D::Error> {
         self.at_least(1, "an integer of at least 1")
     }
 
@@ -214,7 +214,7 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
     }
 
     /// A number, of whichever kind.
-    pub(super) fn number(self, expected: &'static str) -> Result<Option<f64>, D::Error> {
+    pub(crate) fn number(self, expected: &'static str) -> Result<Option<f64>, D::Error> {
         self.plain(expected, |found| match found {
             Found::Integer(value) => Some(*value as f64),
             Found::Unsigned(value) => Some(*value as f64),
@@ -224,7 +224,7 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
     }
 
     /// A number as the single-precision float that it was written from.
-    pub(super) fn single(self) -> Result<Option<f32>, D::Error> {
+    pub(crate) fn single(self) -> Result<Option<f32>, D::Error> {
         let Value {
             deserializer,
             place,
@@ -240,7 +240,7 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
     }
 
     /// An object, into `sink`; false for null.
-    pub(super) fn object<S: Sink>(self, sink: &mut S) -> Result<bool, D::Error> {
+    pub(crate) fn object<S: Sink>(self, sink: &mut S) -> Result<bool, D::Error> {
         let complaint = self.complaint();
         match self.read(sink, "an object")? {
             Found::Object => Ok(true),
@@ -250,7 +250,7 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
     }
 
     /// An array, into `sink`; false for null.
-    pub(super) fn array<S: Sink>(self, sink: &mut S) -> Result<bool, D::Error> {
+    pub(crate) fn array<S: Sink>(self, sink: &mut S) -> Result<bool, D::Error> {
         let complaint = self.complaint();
         match self.read(sink, "an array")? {
             Found::Array => Ok(true),
@@ -262,7 +262,7 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
 
 /// Says what is wrong with a value that was read.
 #[derive(Clone, Copy)]
-pub(super) struct Complaint<'r> {
+pub(crate) struct Complaint<'r> {
     place: Place,
     reader: &'r Reader,
 }
@@ -273,231 +273,18 @@ impl Complaint<'_> {
     }
 
     /// The value is of the wrong type.
-    pub(super) fn mismatch<E: de::Error>(self, expected: &str, found: &Found<'_>) -> E {
+    pub(crate) fn mismatch<E: de::Error>(self, expected: &str, found: &Found<'_>) -> E {
         self.because(format_args!("expected {expected}, found {}", found.name()))
     }
 
     /// The value will not do for this reason (free of content, unless a number).
-    pub(super) fn because<E: de::Error>(self, reason: fmt::Arguments<'_>) -> E {
+    pub(crate) fn because<E: de::Error>(self, reason: fmt::Arguments<'_>) -> E {
         self.reader.refuse(format!("{}: {reason}", self.place))
     }
 
     /// A field of this object is missing.
-    pub(super) fn missing<E: de::Error>(self, field: &'static str, expected: &str) -> E {
+    pub(crate) fn missing<E: de::Error>(self, field: &'static str, expected: &str) -> E {
         let place = self.place.then(Step::Field(field));
         self.reader.refuse(format!("{place} is missing: expected {expected}"))
-    }
-}
-
-/// Asks the codec for an `f32` in place of anything: serde_json then rounds a decimal number once, not twice.
-struct Single<D>(D);
-
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Single<D> {
-    type Error = D::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_f32(visitor)
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
-    }
-}
-
-struct Any<'s, 'r, S> {
-    sink: &'s mut S,
-    expected: &'static str,
-    place: Place,
-    reader: &'r Reader,
-}
-
-impl<S> Any<'_, '_, S> {
-    fn unexpected<T, E: de::Error>(&self, found: &str) -> Result<T, E> {
-        Err(self
-            .reader
-            .refuse(format!("{}: expected {}, found {found}", self.place, self.expected)))
-    }
-}
-
-impl<'de, S: Sink> Visitor<'de> for Any<'_, '_, S> {
-    type Value = Found<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.expected)
-    }
-
-    fn visit_unit<E>(self) -> Result<Found<'de>, E> {
-        Ok(Found::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Found<'de>, E> {
-        Ok(Found::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Found<'de>, E> {
-        Ok(Found::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Found<'de>, E> {
-        Ok(Found::Integer(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Found<'de>, E> {
-        Ok(i64::try_from(value).map_or(Found::Unsigned(value), Found::Integer))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Found<'de>, E> {
-        Ok(Found::Float(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Found<'de>, E> {
-        Ok(Found::Text(Cow::Owned(value.to_owned())))
-    }
-
-    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Found<'de>, E> {
-        Ok(Found::Text(Cow::Borrowed(value)))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Found<'de>, E> {
-        Ok(Found::Text(Cow::Owned(value)))
-    }
-
-    fn visit_bytes<E: de::Error>(self, _: &[u8]) -> Result<Found<'de>, E> {
-        // rmp-serde gives a string that is not UTF-8 as bytes, too.
-        self.unexpected("binary data, or a string that is not UTF-8")
-    }
-
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<Found<'de>, D::Error> {
-        self.unexpected("a MessagePack extension")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Found<'de>, A::Error> {
-        if !S::ELEMENTS {
-            return self.unexpected(Found::Array.name());
-        }
-        let Any {
-            sink, place, reader, ..
-        } = self;
-        let mut index = 0;
-        loop {
-            let place = place.then(Step::Index(index));
-            reader.at.set(place);
-            if elements
-                .next_element_seed(Element {
-                    sink,
-                    index,
-                    place,
-                    reader,
-                })?
-                .is_none()
-            {
-                return Ok(Found::Array);
-            }
-            index += 1;
-        }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Found<'de>, A::Error> {
-        if S::FIELDS.is_empty() {
-            return self.unexpected(Found::Object.name());
-        }
-        let Any {
-            sink, place, reader, ..
-        } = self;
-        let mut seen = 0_u32;
-        while let Some(known) = entries.next_key_seed(Key {
-            fields: S::FIELDS,
-            place,
-            reader,
-        })? {
-            let Some(position) = known else {
-                entries.next_value::<IgnoredAny>()?;
-                reader.at.set(place);
-                continue;
-            };
-            let name = S::FIELDS[position];
-            let place_of_field = place.then(Step::Field(name));
-            if seen & (1 << position) != 0 {
-                return Err(reader.refuse(format!("{place_of_field} is given more than once")));
-            }
-            seen |= 1 << position;
-            entries.next_value_seed(Field {
-                sink,
-                name,
-                place: place_of_field,
-                reader,
-            })?;
-            reader.at.set(place);
-        }
-        Ok(Found::Object)
-    }
-}
-
-/// A key of an object: its position among the known fields, or none.
-struct Key<'r> {
-    fields: &'static [&'static str],
-    place: Place,
-    reader: &'r Reader,
-}
-
-impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Option<usize>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
-        let value = Value {
-            deserializer,
-            place: self.place,
-            reader: self.reader,
-        };
-        let complaint = value.complaint();
-        match value.read(&mut Plain, "string keys only")? {
-            Found::Text(name) => Ok(self.fields.iter().position(|field| *field == name)),
-            found => Err(complaint.mismatch("string keys only", &found)),
-        }
-    }
-}
-
-struct Field<'s, 'r, S> {
-    sink: &'s mut S,
-    name: &'static str,
-    place: Place,
-    reader: &'r Reader,
-}
-
-impl<'de, S: Sink> DeserializeSeed<'de> for Field<'_, '_, S> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        self.sink.field(
-            self.name,
-            Value {
-                deserializer,
-                place: self.place,
-                reader: self.reader,
-            },
-        )
-    }
-}
-
-struct Element<'s, 'r, S> {
-    sink: &'s mut S,
-    index: usize,
-    place: Place,
-    reader: &'r Reader,
-}
-
-impl<'de, S: Sink> DeserializeSeed<'de> for Element<'_, '_, S> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        self.sink.element(
-            self.index,
-            Value {
-                deserializer,
-                place: self.place,
-                reader: self.reader,
-            },
-        )
     }
 }

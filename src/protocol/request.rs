@@ -81,10 +81,7 @@ impl Request {
     /// # Errors
     /// As [`Request::decode`], and `too_large` for more documents, naming limit and number.
     pub fn decode_within(encoding: Encoding, body: &[u8], documents_max: usize) -> Result<Request, Refusal> {
-        let mut sink = RequestSink {
-            documents_max,
-            ..RequestSink::default()
-        };
+        let mut sink = RequestSink::within(documents_max);
         reader::read(encoding, body, &mut sink).map_err(Refusal::invalid)?;
         sink.finish()
     }
@@ -221,8 +218,9 @@ impl Serialize for DocumentId {
     }
 }
 
+/// Takes the fields of a request. The gateway's dialects have these and more.
 #[derive(Default)]
-struct RequestSink {
+pub(crate) struct RequestSink {
     documents_max: usize,
     query: Option<String>,
     documents: Option<DocumentsSink>,
@@ -237,7 +235,28 @@ struct RequestSink {
 }
 
 impl RequestSink {
-    fn finish(self) -> Result<Request, Refusal> {
+    /// For a request of at most so many documents; those beyond are counted and not kept.
+    pub(crate) fn within(documents_max: usize) -> Self {
+        Self {
+            documents_max,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the documents came under their other name, `texts`.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn has_texts(&self) -> bool {
+        self.texts.is_some()
+    }
+
+    /// What the request says of `return_documents`, if anything.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn return_documents(&self) -> Option<bool> {
+        self.return_documents
+    }
+
+    /// The request, if all it needs is there.
+    pub(crate) fn finish(self) -> Result<Request, Refusal> {
         let query = self
             .query
             .ok_or_else(|| Refusal::invalid(reader::missing("query", "a string")))?;
@@ -249,7 +268,7 @@ impl RequestSink {
         })?;
         if documents.count > self.documents_max {
             return Err(Refusal::too_large(format!(
-                "`documents`: {} documents, more than this worker's limit of {}",
+                "`documents`: {} documents, more than the limit of {}",
                 documents.count, self.documents_max
             )));
         }

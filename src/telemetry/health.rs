@@ -24,14 +24,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use serde_json::json;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::names::{self, Kind};
+use super::caller_names;
 use super::process::{self, CpuMeter};
+use super::{names, recorder};
 use crate::protocol::RefusalKind;
-use crate::worker::{Snapshot, Status};
+use crate::worker::{BUSY_WINDOW, Snapshot, State, Status};
 
 /// Connections at once; the next one waits to be accepted.
 const CONNECTIONS_MAX: usize = 32;
@@ -43,8 +44,6 @@ const HEADERS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole connection: it serves one request.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often histograms that nobody scrapes are folded, so that they do not grow.
-const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Why health could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -83,18 +82,13 @@ struct Pages {
     heart_beat_age_max: Duration,
 }
 
-/// Installs the recorder of this process, with the names, meanings and buckets of [`names::ALL`].
+/// Installs the recorder of this process, with the names, meanings and buckets of [`names::ALL`] (and the buckets
+/// of [`caller_names::ALL`], should the process be a caller too).
 ///
 /// # Errors
 /// The process has a recorder already.
 pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
-    let mut builder = PrometheusBuilder::new();
-    for metric in names::ALL {
-        if let Kind::Histogram(buckets) = metric.kind {
-            builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
-        }
-    }
-    let handle = builder.install_recorder()?;
+    let handle = recorder::install(&[names::ALL, caller_names::ALL])?;
     names::describe();
     Ok(handle)
 }
@@ -132,7 +126,7 @@ impl Health {
                 runtime.block_on(async {
                     tokio::select! {
                         () = serve(listener, pages.clone()) => {}
-                        () = upkeep(&pages.metrics) => {}
+                        () = recorder::upkeep(&pages.metrics) => {}
                         _ = stopped => {}
                     }
                 });
@@ -158,13 +152,6 @@ impl Drop for Health {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-async fn upkeep(metrics: &PrometheusHandle) {
-    loop {
-        tokio::time::sleep(UPKEEP).await;
-        metrics.run_upkeep();
     }
 }
 
@@ -230,11 +217,7 @@ fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
             let body = json!({"ready": reason.is_none(), "state": read.state.name(), "reason": reason});
             page(code, JSON, format!("{body}\n"))
         }
-        "/metrics" => page(
-            StatusCode::OK,
-            "text/plain; version=0.0.4; charset=utf-8",
-            pages.metrics.render(),
-        ),
+        "/metrics" => page(StatusCode::OK, recorder::CONTENT_TYPE, render(pages)),
         "/stats" => page(StatusCode::OK, JSON, format!("{:#}\n", stats(pages))),
         _ => page(
             StatusCode::NOT_FOUND,
@@ -253,6 +236,21 @@ fn page(code: StatusCode, content_type: &'static str, body: String) -> Response<
     response
 }
 
+/// The metrics, with the gauges that nobody has to keep current between two readings.
+fn render(pages: &Pages) -> String {
+    let read = pages.status.snapshot();
+    metrics::gauge!(names::QUEUE_TOKENS).set(read.load.queue_tokens as f64);
+    metrics::gauge!(names::PREDICTED_WAIT_SECONDS).set(read.load.predicted_wait.as_secs_f64());
+    metrics::gauge!(names::ENGINE_TOKENS_PER_SECOND).set(read.load.tokens_per_second.unwrap_or(0.0));
+    metrics::gauge!(names::BATCH_TOKENS_MAX).set(read.load.batch_tokens_max as f64);
+    metrics::gauge!(names::ENGINE_BUSY_RATIO).set(read.engine_busy_ratio);
+    if let Some(memory) = read.device_memory {
+        metrics::gauge!(names::DEVICE_MEMORY_USED_BYTES).set(memory.used_bytes as f64);
+        metrics::gauge!(names::DEVICE_MEMORY_TOTAL_BYTES).set(memory.total_bytes as f64);
+    }
+    pages.metrics.render()
+}
+
 fn stats(pages: &Pages) -> serde_json::Value {
     let read: Snapshot = pages.status.snapshot();
     let usage = process::usage();
@@ -267,6 +265,15 @@ fn stats(pages: &Pages) -> serde_json::Value {
             "length_max": model.length_max, "batch_tokens_max": model.batch_tokens_max,
         })
     });
+    let leaves: serde_json::Map<_, _> = read
+        .leaves
+        .iter()
+        .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+        .collect();
+    const MIB: f64 = 1024.0 * 1024.0;
+    let device_memory = read
+        .device_memory
+        .map(|memory| json!({"used": memory.used_bytes as f64 / MIB, "total": memory.total_bytes as f64 / MIB}));
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": read.state.name(),
@@ -274,6 +281,7 @@ fn stats(pages: &Pages) -> serde_json::Value {
         "uptime_s": read.uptime.as_secs(),
         "model": model,
         "memory_mb": {"rss": usage.map(|usage| usage.rss_mb), "virtual": usage.map(|usage| usage.virtual_mb)},
+        "device_memory_mb": device_memory,
         "threads": usage.map(|usage| usage.threads),
         "cpu_percent": pages.cpu.percent(),
         "latency_ms": {
@@ -287,13 +295,19 @@ fn stats(pages: &Pages) -> serde_json::Value {
             "shed": read.refused_as(&[RefusalKind::Overloaded, RefusalKind::Unavailable]),
             "expired": read.refused_as(&[RefusalKind::DeadlineExceeded]),
         },
-        "queue": {"requests": read.queue_requests()},
+        "queue": {
+            "requests": read.queue_requests(), "tokens": read.load.queue_tokens,
+            "predicted_wait_ms": read.load.predicted_wait.as_secs_f64() * 1e3,
+        },
+        "group": {"member": read.state == State::Serving, "joins": read.joins, "leaves": leaves},
         "batch": {
             "count": read.batches, "pairs_mean": read.batch_pairs_mean(), "pairs_last": read.batch_pairs_last,
-            "tokens": read.batch_tokens,
+            "tokens": read.batch_tokens, "tokens_max": read.load.batch_tokens_max,
         },
         "engine": {
-            "busy_ratio": read.engine_busy.as_secs_f64() / read.uptime.as_secs_f64().max(1e-9),
+            "busy_ratio": read.engine_busy_ratio, "busy_window_s": BUSY_WINDOW.as_secs(),
+            "busy_ms": read.engine_busy.as_secs_f64() * 1e3, "wasted_ms": read.engine_wasted.as_secs_f64() * 1e3,
+            "tokens_per_second": read.load.tokens_per_second, "out_of_memory": read.out_of_memory,
             "heart_beat_age_ms": read.heart_beat_age.as_millis() as u64,
         },
     })

@@ -4,14 +4,16 @@ use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 
 use tracing::Subscriber;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::{LogConfig, LogFormat};
 
 /// Libraries that tell again what we tell ourselves. The level in the settings may say otherwise.
-const QUIET: &str = "async_nats=warn";
+const QUIET: &str = "async_nats=warn,opentelemetry=warn";
 
 /// Why the log could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +31,21 @@ pub enum LogError {
 /// # Errors
 /// See [`LogError`].
 pub fn init(config: &LogConfig) -> Result<(), LogError> {
-    let colour = colour(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
-    Ok(subscriber(config, colour, io::stderr)?.try_init()?)
+    Ok(subscriber(config, standard_error_in_colour(), io::stderr)?.try_init()?)
+}
+
+/// The same beside another layer, which goes by a filter of its own and not by the log's level.
+///
+/// # Errors
+/// See [`LogError`].
+#[cfg(feature = "otlp")]
+pub fn init_beside(config: &LogConfig, other: impl Layer<Registry> + Send + Sync) -> Result<(), LogError> {
+    let lines = lines(config, standard_error_in_colour(), io::stderr).with_filter(filter(config)?);
+    Ok(Registry::default().with(other).with(lines).try_init()?)
+}
+
+fn standard_error_in_colour() -> bool {
+    colour(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref())
 }
 
 /// By the convention of no-color.org: any text but the empty one switches colour off.
@@ -42,16 +57,31 @@ fn subscriber<W>(config: &LogConfig, colour: bool, writer: W) -> Result<Box<dyn 
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::builder().parse(format!("{QUIET},{}", config.level))?)
+    // One filter for the whole: what it leaves out costs next to nothing.
+    let filter = filter(config)?;
+    Ok(Box::new(
+        Registry::default().with(filter).with(lines(config, colour, writer)),
+    ))
+}
+
+fn filter(config: &LogConfig) -> Result<EnvFilter, LogError> {
+    Ok(EnvFilter::builder().parse(format!("{QUIET},{}", config.level))?)
+}
+
+fn lines<S, W>(config: &LogConfig, colour: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(colour)
         // Told on standard error, which is what failed; it would panic there.
         .log_internal_errors(false);
-    Ok(match config.format {
-        LogFormat::Text => Box::new(builder.compact().finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
-    })
+    match config.format {
+        LogFormat::Text => Box::new(layer.compact()),
+        LogFormat::Json => Box::new(layer.json().flatten_event(true).with_span_list(false)),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! The metrics: names, meaning, labels and buckets, in one place, by the conventions of Prometheus (base units, `_total`
+//! The worker's metrics: names, meaning, labels and buckets, in one place, by the conventions of Prometheus (base units, `_total`
 //! for counters). Label values come from fixed sets only, never from a request. `docs/metrics.md` holds [`table`], and a
-//! test keeps the two equal.
+//! test keeps the two equal. Callers' metrics stand in [`caller_names`](super::caller_names).
 
 use std::fmt::Write as _;
 
@@ -16,14 +16,32 @@ pub const QUEUE_REQUESTS: &str = "rerank_queue_requests";
 pub const QUEUE_PAIRS: &str = "rerank_queue_pairs";
 /// Gauge: bytes of those requests' bodies.
 pub const QUEUE_BYTES: &str = "rerank_queue_bytes";
+/// Gauge: tokens of those requests that the device has not begun with.
+pub const QUEUE_TOKENS: &str = "rerank_queue_tokens";
+/// Gauge, seconds: what admission would predict for a request that comes now.
+pub const PREDICTED_WAIT_SECONDS: &str = "rerank_predicted_wait_seconds";
 /// Histogram: pairs of a batch.
 pub const BATCH_PAIRS: &str = "rerank_batch_pairs";
 /// Histogram: tokens of a batch.
 pub const BATCH_TOKENS: &str = "rerank_batch_tokens";
 /// Histogram, 0 to 1: tokens of a batch over the token budget.
 pub const BATCH_FILL_RATIO: &str = "rerank_batch_fill_ratio";
+/// Gauge: the token budget in force.
+pub const BATCH_TOKENS_MAX: &str = "rerank_batch_tokens_max";
+/// Counter: forward passes for which the device had no memory.
+pub const OUT_OF_MEMORY_TOTAL: &str = "rerank_out_of_memory_total";
 /// Counter, microseconds: the engine was computing.
 pub const ENGINE_BUSY_MICROSECONDS_TOTAL: &str = "rerank_engine_busy_microseconds_total";
+/// Gauge, 0 to 1: the share of the last seconds in which the engine was computing.
+pub const ENGINE_BUSY_RATIO: &str = "rerank_engine_busy_ratio";
+/// Counter, microseconds: the engine was computing for nobody.
+pub const ENGINE_WASTED_MICROSECONDS_TOTAL: &str = "rerank_engine_wasted_microseconds_total";
+/// Gauge: the rate that predictions are made with.
+pub const ENGINE_TOKENS_PER_SECOND: &str = "rerank_engine_tokens_per_second";
+/// Gauge, bytes: memory of the device that is taken.
+pub const DEVICE_MEMORY_USED_BYTES: &str = "rerank_device_memory_used_bytes";
+/// Gauge, bytes: memory of the device.
+pub const DEVICE_MEMORY_TOTAL_BYTES: &str = "rerank_device_memory_total_bytes";
 /// Gauge, seconds: loading of the served model.
 pub const MODEL_LOAD_SECONDS: &str = "rerank_model_load_seconds";
 /// Counter: models loaded by this process.
@@ -36,10 +54,18 @@ pub const REPLIES_DROPPED_TOTAL: &str = "rerank_replies_dropped_total";
 pub const TICKETS_DROPPED_TOTAL: &str = "rerank_tickets_dropped_total";
 /// Counter: slow consumer events.
 pub const NATS_SLOW_CONSUMER_TOTAL: &str = "rerank_nats_slow_consumer_total";
+/// Counter: announcements of a server that it is about to stop.
+pub const NATS_LAME_DUCK_TOTAL: &str = "rerank_nats_lame_duck_total";
+/// Counter: what the server did not permit, by what was tried.
+pub const NATS_PERMISSION_VIOLATIONS_TOTAL: &str = "rerank_nats_permission_violations_total";
 /// Counter: reconnects.
 pub const NATS_RECONNECTS_TOTAL: &str = "rerank_nats_reconnects_total";
 /// Gauge, 0 or 1: membership of the queue group.
 pub const GROUP_MEMBER: &str = "rerank_group_member";
+/// Counter: times the queue group was joined.
+pub const GROUP_JOINS_TOTAL: &str = "rerank_group_joins_total";
+/// Counter: times the queue group was left, by reason.
+pub const GROUP_LEAVES_TOTAL: &str = "rerank_group_leaves_total";
 /// Gauge, always 1: what runs.
 pub const BUILD_INFO: &str = "rerank_build_info";
 
@@ -50,6 +76,8 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// A gauge that is left out for as long as its value is unknown.
+    GaugeIfKnown,
     /// Observations, counted in these buckets (upper bounds).
     Histogram(&'static [f64]),
 }
@@ -67,7 +95,7 @@ pub struct Metric {
     pub help: &'static str,
 }
 
-const SECONDS: Kind = Kind::Histogram(&[
+pub(super) const SECONDS: Kind = Kind::Histogram(&[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ]);
 const RATIO: Kind = Kind::Histogram(&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]);
@@ -76,7 +104,7 @@ const TOKENS: Kind = Kind::Histogram(&[
     64.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0,
 ]);
 
-const KINDS: &[&str] = &[
+pub(super) const KINDS: &[&str] = &[
     "invalid_request",
     "unknown_model",
     "too_large",
@@ -86,7 +114,7 @@ const KINDS: &[&str] = &[
     "internal",
 ];
 
-const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
+pub(super) const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
     Metric {
         name,
         kind,
@@ -95,7 +123,7 @@ const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
     }
 }
 
-/// Every metric.
+/// Every metric of a worker.
 pub const ALL: &[Metric] = &[
     Metric {
         name: REQUESTS_TOTAL,
@@ -118,6 +146,17 @@ pub const ALL: &[Metric] = &[
     metric(QUEUE_REQUESTS, Kind::Gauge, "Requests admitted and not answered yet"),
     metric(QUEUE_PAIRS, Kind::Gauge, "Query and document pairs of those requests"),
     metric(QUEUE_BYTES, Kind::Gauge, "Bytes of those requests' bodies"),
+    metric(
+        QUEUE_TOKENS,
+        Kind::Gauge,
+        "Tokens of those requests that the device has not begun with",
+    ),
+    metric(
+        PREDICTED_WAIT_SECONDS,
+        Kind::Gauge,
+        "Predicted time, in seconds, until all that is here now is computed: what admission would predict for a request \
+         that comes now and is due last",
+    ),
     metric(BATCH_PAIRS, PAIRS, "Pairs of a batch"),
     metric(
         BATCH_TOKENS,
@@ -127,13 +166,49 @@ pub const ALL: &[Metric] = &[
     metric(
         BATCH_FILL_RATIO,
         RATIO,
-        "Tokens of a batch as a share of the token budget; one long pair may exceed it",
+        "Tokens of a batch as a share of the token budget in force; one long pair may exceed it",
+    ),
+    metric(
+        BATCH_TOKENS_MAX,
+        Kind::Gauge,
+        "The token budget in force: `batch.tokens_max`, or less where the device ran out of memory",
+    ),
+    metric(
+        OUT_OF_MEMORY_TOTAL,
+        Kind::Counter,
+        "Forward passes for which the device had no memory; the batch was then halved",
     ),
     metric(
         ENGINE_BUSY_MICROSECONDS_TOTAL,
         Kind::Counter,
         "Time the engine was computing, in microseconds (counters are whole numbers: seconds would lose every short \
          batch); a millionth of its rate is the share of time that the device is busy",
+    ),
+    metric(
+        ENGINE_BUSY_RATIO,
+        Kind::Gauge,
+        "Share of the last 10 seconds in which the engine was computing, the batch under way included; 0 to 1",
+    ),
+    metric(
+        ENGINE_WASTED_MICROSECONDS_TOTAL,
+        Kind::Counter,
+        "The part of the busy time, in microseconds, that went to requests which got no scores in time: a batch's time is \
+         shared by tokens. Should stay at zero",
+    ),
+    metric(
+        ENGINE_TOKENS_PER_SECOND,
+        Kind::Gauge,
+        "The measured rate that predictions are made with, for full batches; 0 before anything was measured",
+    ),
+    metric(
+        DEVICE_MEMORY_USED_BYTES,
+        Kind::GaugeIfKnown,
+        "Memory of the CUDA device that is taken, by whomever, in bytes; left out on other devices",
+    ),
+    metric(
+        DEVICE_MEMORY_TOTAL_BYTES,
+        Kind::GaugeIfKnown,
+        "Memory of the CUDA device, in bytes; left out on other devices",
     ),
     metric(
         MODEL_LOAD_SECONDS,
@@ -153,8 +228,8 @@ pub const ALL: &[Metric] = &[
     Metric {
         name: REPLIES_DROPPED_TOTAL,
         kind: Kind::Counter,
-        labels: &[("reason", &["publish_failed", "buffer_full"])],
-        help: "Answers that could not be sent",
+        labels: &[("reason", &["publish_failed", "buffer_full", "outdated"])],
+        help: "Answers that could not be sent; outdated: their callers had given up before a lost connection was back",
     },
     metric(
         TICKETS_DROPPED_TOTAL,
@@ -164,8 +239,20 @@ pub const ALL: &[Metric] = &[
     metric(
         NATS_SLOW_CONSUMER_TOTAL,
         Kind::Counter,
-        "Times the NATS client dropped messages because they came faster than they were taken",
+        "Times the NATS client dropped messages because they came faster than they were taken, or the server closed the \
+         connection for that",
     ),
+    metric(
+        NATS_LAME_DUCK_TOTAL,
+        Kind::Counter,
+        "Times a NATS server told that it is about to stop (lame duck mode)",
+    ),
+    Metric {
+        name: NATS_PERMISSION_VIOLATIONS_TOTAL,
+        kind: Kind::Counter,
+        labels: &[("on", &["subscribe", "publish"])],
+        help: "Times the NATS server did not permit something; publish: callers get no answer",
+    },
     metric(
         NATS_RECONNECTS_TOTAL,
         Kind::Counter,
@@ -176,6 +263,13 @@ pub const ALL: &[Metric] = &[
         Kind::Gauge,
         "1 while this worker is in the queue group, else 0",
     ),
+    metric(GROUP_JOINS_TOTAL, Kind::Counter, "Times the queue group was joined"),
+    Metric {
+        name: GROUP_LEAVES_TOTAL,
+        kind: Kind::Counter,
+        labels: &[("reason", &["full", "off", "end"])],
+        help: "Times the queue group was left: for fullness, by the switch, or for good",
+    },
     Metric {
         name: BUILD_INFO,
         kind: Kind::Gauge,
@@ -193,39 +287,41 @@ pub const ALL: &[Metric] = &[
 /// Tells the recorder what each metric means, and starts every counter at zero, so that the first event is a change
 /// that a rate can see. Once, after the recorder was installed.
 pub fn describe() {
+    tell_meanings(ALL);
     for metric in ALL {
-        match metric.kind {
-            Kind::Counter => {
-                metrics::describe_counter!(metric.name, metric.help);
-                match metric.labels {
-                    [] => metrics::counter!(metric.name).increment(0),
-                    labels => {
-                        for (label, values) in labels {
-                            for value in *values {
-                                metrics::counter!(metric.name, *label => *value).increment(0);
-                            }
-                        }
+        match (metric.kind, metric.labels) {
+            (Kind::Counter, []) => metrics::counter!(metric.name).increment(0),
+            (Kind::Counter, labels) => {
+                for (label, values) in labels {
+                    for value in *values {
+                        metrics::counter!(metric.name, *label => *value).increment(0);
                     }
                 }
             }
-            Kind::Gauge => {
-                metrics::describe_gauge!(metric.name, metric.help);
-                if metric.labels.is_empty() {
-                    metrics::gauge!(metric.name).set(0.0);
-                }
-            }
+            (Kind::Gauge, []) => metrics::gauge!(metric.name).set(0.0),
+            _ => {}
+        }
+    }
+}
+
+/// Tells the recorder what each of these metrics means.
+pub(super) fn tell_meanings(metrics: &[Metric]) {
+    for metric in metrics {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            Kind::Gauge | Kind::GaugeIfKnown => metrics::describe_gauge!(metric.name, metric.help),
             Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.help),
         }
     }
 }
 
-/// The table of `docs/metrics.md`.
-pub fn table() -> String {
+/// The table of `docs/metrics.md` for these metrics.
+pub fn table(metrics: &[Metric]) -> String {
     let mut text = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
-    for metric in ALL {
+    for metric in metrics {
         let kind = match metric.kind {
             Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
+            Kind::Gauge | Kind::GaugeIfKnown => "gauge",
             Kind::Histogram(_) => "histogram",
         };
         let labels: Vec<String> = metric
@@ -245,6 +341,22 @@ pub fn table() -> String {
     text
 }
 
+/// What holds for each file of names: the list has all that it declares, under this prefix, and the page of metrics has
+/// its table.
+#[cfg(test)]
+#[track_caller]
+pub(super) fn check_names(source: &str, prefix: &str, metrics: &[Metric]) {
+    let declaration = format!(": &str = \"{prefix}");
+    let declared = source.lines().filter(|line| line.contains(&declaration)).count();
+    assert_eq!(declared, metrics.len(), "the list holds every name of its file");
+    for Metric { name, kind, .. } in metrics {
+        assert_eq!(matches!(kind, Kind::Counter), name.ends_with("_total"), "{name}");
+    }
+    let page = include_str!("../../docs/metrics.md");
+    let table = table(metrics);
+    assert!(page.contains(&table), "docs/metrics.md should hold:\n{table}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,7 +364,7 @@ mod tests {
 
     #[test]
     fn names_follow_the_conventions_and_are_unique() {
-        for (place, Metric { name, kind, .. }) in ALL.iter().enumerate() {
+        for (place, Metric { name, .. }) in ALL.iter().enumerate() {
             assert!(ALL[..place].iter().all(|other| other.name != *name), "{name} twice");
             assert!(name.starts_with("rerank_"), "{name}");
             assert!(
@@ -260,27 +372,16 @@ mod tests {
                 "{name}"
             );
             assert!(!name.contains("_ms"), "{name}: Prometheus counts in seconds");
-            assert_eq!(matches!(kind, Kind::Counter), name.ends_with("_total"), "{name}");
         }
     }
 
     #[test]
-    fn the_list_holds_every_name_of_this_file() {
-        let declared = include_str!("names.rs")
-            .lines()
-            .filter(|line| line.contains(": &str = \"rerank_"))
-            .count();
-        assert_eq!(declared, ALL.len());
+    fn list_file_and_documentation_agree() {
+        check_names(include_str!("names.rs"), "rerank_", ALL);
     }
 
     #[test]
     fn the_kinds_are_those_of_the_protocol() {
         assert_eq!(KINDS, RefusalKind::ALL.map(RefusalKind::name));
-    }
-
-    #[test]
-    fn the_documentation_holds_the_table() {
-        let page = include_str!("../../docs/metrics.md");
-        assert!(page.contains(&table()), "docs/metrics.md should hold:\n{}", table());
     }
 }

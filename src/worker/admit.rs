@@ -15,6 +15,7 @@ use super::load::{Late, Load, WorkId};
 use super::ticket::Ticket;
 use crate::protocol::{Refusal, RefusalKind, Request};
 use crate::telemetry::names;
+use crate::telemetry::traces::Stage;
 
 /// The bounds of the queue.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +91,31 @@ impl Queue {
             .max(self.load().fullness(now))
     }
 
+    /// How many more requests there is room for before the mark at which the group is left; `None`: it is never left. One
+    /// while nothing is here, even if the prediction is against it, see [`Load::may_try`].
+    pub fn room(&self, now: Instant) -> Option<u64> {
+        if self.pressure_at.is_infinite() {
+            return None;
+        }
+        let requests = self.requests();
+        let by_count = (self.limits.requests_max as f64 * self.pressure_at) as usize;
+        let by_count = by_count.saturating_sub(requests);
+        let pairs = self.pairs.load(Ordering::Relaxed);
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        // Pairs and bytes by what a request here has on average; without any, they are far from their bounds.
+        let fit = |taken: usize, max: usize| {
+            let each = taken.checked_div(requests).unwrap_or(0).max(1);
+            ((max as f64 * self.pressure_at) as usize).saturating_sub(taken) / each
+        };
+        let load = self.load();
+        let room = by_count
+            .min(fit(pairs, self.limits.pairs_max))
+            .min(fit(bytes, self.limits.bytes_max))
+            .min(load.room(now, self.pressure_at));
+        let tries = requests == 0 && load.may_try(now);
+        Some(room.max(usize::from(tries)) as u64)
+    }
+
     /// Waits until the queue is about to be full.
     pub async fn pressure(&self) {
         self.pressure.notified().await;
@@ -119,6 +145,7 @@ impl Queue {
         let admitted = match taken {
             Ok(share) => {
                 ticket.set_share(share);
+                ticket.begin_stage(Stage::Queue);
                 Some(Admitted { ticket, request })
             }
             Err(refusal) => {
@@ -142,8 +169,8 @@ impl Queue {
         let documents = request.documents.iter().map(|document| document.text.len());
         let budget = deadline.saturating_duration_since(received_at);
         let mut load = self.load();
-        load.learn_budget(budget);
         let tokens = load.estimate(request.query.len(), documents);
+        load.learn_request(budget, tokens);
         let Err(late) = load.check(now, deadline, tokens) else {
             return Ok(load.add(deadline, tokens));
         };
@@ -301,7 +328,7 @@ mod tests {
         assert!(queue.fullness(now) > 0.8);
         queue.pressure().await;
         drop(first);
-        assert_eq!(queue.load().tokens(), 40 * 154, "until the answer has left");
+        assert_eq!(queue.load().tokens(), 40 * 155, "until the answer has left");
         while receiver.try_recv().is_ok() {}
         assert_eq!(queue.load().tokens(), 0);
         assert!(admit(Duration::from_millis(10_100), 40).await.is_some());

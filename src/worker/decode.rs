@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::ticket::{Place, Ticket};
 use crate::protocol::{Encoding, Refusal, RefusalKind, Request, RequestHeaders};
+use crate::telemetry::traces::RequestTrace;
 
 /// A message as it came.
 #[derive(Debug)]
@@ -58,6 +59,7 @@ pub fn decode(incoming: Incoming, place: Place, limits: &RequestLimits) -> Optio
         received_at_unix,
     } = incoming;
     let mut ticket = Ticket::new(place, reply_to, Encoding::Json, received_at, limits.default_timeout);
+    ticket.set_trace(RequestTrace::begin(headers.trace_context()));
     let outcome = Encoding::detect(headers.content_type.as_deref(), &body).and_then(|encoding| {
         ticket.set_encoding(encoding);
         let header_budget = headers.budget(received_at_unix)?;
@@ -65,6 +67,7 @@ pub fn decode(incoming: Incoming, place: Place, limits: &RequestLimits) -> Optio
         // The header wins over the body's timeout_ms (PROTOCOL).
         let budget = header_budget.or(request.budget()).unwrap_or(limits.default_timeout);
         ticket.set_budget(budget.min(limits.timeout_max));
+        ticket.trace().set_pairs(request.documents.len());
         check(&request, limits)?;
         Ok(request)
     });

@@ -9,8 +9,9 @@ use futures_util::stream::select_all;
 use serde_json::{Value, json};
 
 use super::decode::RequestLimits;
-use super::receive::Group;
-use super::status::{ModelFacts, Snapshot, Status};
+use super::group::GroupAddress;
+use super::snapshot::{ModelFacts, Snapshot};
+use super::status::Status;
 use crate::protocol::{Encoding, RefusalKind};
 use crate::telemetry::process;
 
@@ -44,11 +45,16 @@ impl Verb {
     }
 }
 
+/// The subject that one worker listens to and no other.
+pub(super) fn own_subject(service_name: &str, worker_id: &str) -> String {
+    format!("{}.{service_name}.{worker_id}", Verb::Ping.subject())
+}
+
 /// What does not change while the worker runs.
 pub(super) struct Service {
     name: String,
     id: String,
-    membership: Group,
+    membership: GroupAddress,
     metadata: Value,
     started: String,
 }
@@ -57,7 +63,7 @@ impl Service {
     pub(super) fn new(
         name: &str,
         id: &str,
-        membership: Group,
+        membership: GroupAddress,
         limits: &RequestLimits,
         model: &ModelFacts,
         status: &Status,
@@ -100,7 +106,7 @@ impl Service {
     }
 
     fn reply(&self, verb: Verb, status: &Status) -> Value {
-        let Group { subject, queue_group } = &self.membership;
+        let GroupAddress { subject, queue_group } = &self.membership;
         let mut reply = json!({
             "name": self.name,
             "id": self.id,
@@ -205,7 +211,7 @@ pub(super) async fn answer_discovery(client: async_nats::Client, service: Servic
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::status::{Outcome, State};
+    use crate::worker::state::{Outcome, State};
     use async_nats::service::{Info, PingResponse, Stats};
 
     fn service(status: &Status) -> Service {
@@ -224,7 +230,7 @@ mod tests {
             length_max: 512,
             batch_tokens_max: 4096,
         };
-        let membership = Group {
+        let membership = GroupAddress {
             subject: "rerank.v1.score".to_owned(),
             queue_group: "rerank".to_owned(),
         };

@@ -5,7 +5,6 @@
 //! the pure batcher's (`batch`); here are the lock, the waiting and the book of who awaits which logits.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,74 +12,17 @@ use tokio::sync::Notify;
 
 use super::admit::Queue;
 use super::batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, JobId};
+use super::forward::{Batch, Cost, Finished, Part, Scored};
 use super::infer::Outcome;
 use super::ticket::Ticket;
 use super::tokenize::Tokenized;
 use crate::model::engine::EngineError;
 use crate::model::tokenizer::PairTokens;
 use crate::protocol::{Refusal, RefusalKind, Request};
-
-/// A request with the logits of all its pairs.
-#[derive(Debug)]
-pub struct Scored {
-    /// Its ticket.
-    pub ticket: Ticket,
-    /// The request.
-    pub request: Request,
-    /// One for each document, in order; finite.
-    pub logits: Vec<f32>,
-    /// What it cost.
-    pub cost: Cost,
-}
-
-/// What a request took, for its reply.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Cost {
-    /// Tokens of all pairs.
-    pub tokens: u64,
-    /// Pairs that were cut.
-    pub truncated: u64,
-    /// Waiting, for a tokenizer thread and for the device.
-    pub queue: Duration,
-    /// Tokenizing.
-    pub tokenize: Duration,
-    /// From the start of its first batch to the end of its last.
-    pub infer: Duration,
-}
-
-/// Pairs for one forward pass.
-#[derive(Debug)]
-pub struct Batch {
-    parts: Vec<Part>,
-    /// Tokens of all pairs.
-    pub tokens: usize,
-    started_at: Instant,
-}
-
-#[derive(Debug)]
-struct Part {
-    job: JobId,
-    range: Range<usize>,
-    pairs: Arc<[PairTokens]>,
-}
+use crate::telemetry::traces::{BatchTrace, Stage};
 
 /// Nothing to do for this long: the engine thread gets an empty batch, and shows that it is alive.
 const IDLE_MAX: Duration = Duration::from_secs(5);
-
-impl Batch {
-    /// Whether there is nothing to compute: a heart-beat is due.
-    pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
-    }
-
-    /// The pairs, in the order in which [`Gatherer::finish`] expects their logits.
-    pub fn pairs(&self) -> Vec<&PairTokens> {
-        self.parts
-            .iter()
-            .flat_map(|part| &part.pairs[part.range.clone()])
-            .collect()
-    }
-}
 
 struct InProgress {
     ticket: Ticket,
@@ -137,7 +79,7 @@ impl Gatherer {
     pub fn push(&self, tokenized: Tokenized) {
         let now = Instant::now();
         let Tokenized {
-            ticket,
+            mut ticket,
             request,
             pairs,
             waited,
@@ -152,6 +94,8 @@ impl Gatherer {
             tokenize,
             infer: Duration::ZERO,
         };
+        ticket.trace().set_tokens(cost.tokens);
+        ticket.begin_stage(Stage::Queue);
         let mut state = self.lock();
         if let Some(refusal) = state.closed.clone() {
             drop(state);
@@ -209,6 +153,7 @@ impl Gatherer {
                         return Some(Batch {
                             parts: Vec::new(),
                             tokens: 0,
+                            trace: BatchTrace::none(),
                             started_at: now,
                         });
                     }
@@ -225,35 +170,54 @@ impl Gatherer {
                     let mut batch = Batch {
                         parts: Vec::with_capacity(slices.len()),
                         tokens: 0,
+                        trace: BatchTrace::none(),
                         started_at: now,
                     };
+                    // Stays empty, and without memory, where there are no spans.
+                    let mut traced = Vec::new();
+                    let mut pairs = 0;
                     for slice in slices {
                         // Every job the batcher knows is in the book: both are changed under one lock.
                         if let Some(job) = state.jobs.get_mut(&slice.job) {
-                            job.first_batch_at.get_or_insert(now);
+                            if job.first_batch_at.is_none() {
+                                job.first_batch_at = Some(now);
+                                job.ticket.begin_stage(Stage::Infer);
+                            }
+                            traced.extend(job.ticket.trace().in_batch());
+                            pairs += slice.pairs.len();
                             job.ticket.tokens_taken(slice.tokens);
                             batch.tokens += slice.tokens;
                             batch.parts.push(Part {
                                 job: slice.job,
                                 range: slice.pairs,
+                                tokens: slice.tokens,
                                 pairs: job.pairs.clone(),
                             });
                         }
                     }
                     self.queue.load().start(now, batch.tokens);
+                    drop(state);
+                    batch.trace = BatchTrace::begin(&traced, batch.parts.len(), pairs, batch.tokens);
                     return Some(batch);
                 }
             }
         }
     }
 
-    /// Books the outcome of a batch; what is complete comes back. Where the batch failed, every request with a pair in
+    /// Books the outcome of a batch that took `busy`; what is complete comes back. Where the batch failed, every request with a pair in
     /// it is refused, and so is one whose logit is not finite or that has a pair too large for the device, alone.
-    pub fn finish(&self, batch: Batch, outcome: Result<Outcome, EngineError>) -> Vec<Scored> {
+    pub fn finish(&self, batch: Batch, outcome: Result<Outcome, EngineError>, busy: Duration) -> Finished {
         let now = Instant::now();
         self.queue.load().finish();
-        let mut done = Vec::new();
+        let mut done = Finished::default();
         let mut state = self.lock();
+        for part in &batch.parts {
+            let spent = busy.mul_f64(part.tokens as f64 / batch.tokens.max(1) as f64);
+            match state.jobs.get_mut(&part.job) {
+                Some(job) => job.ticket.add_device_time(spent),
+                None => done.wasted += spent,
+            }
+        }
         let Outcome { logits, unfit, .. } = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -315,7 +279,7 @@ impl Gatherer {
                 let mut cost = job.cost;
                 cost.queue += first.saturating_duration_since(job.pushed_at);
                 cost.infer = now.saturating_duration_since(first);
-                done.push(Scored {
+                done.scored.push(Scored {
                     ticket: job.ticket,
                     request: job.request,
                     logits: job.logits,
@@ -339,7 +303,7 @@ impl Gatherer {
 
     /// Books how long a batch of that size took.
     pub fn measured(&self, tokens: usize, busy: Duration) {
-        self.queue.load().rate.observe(tokens, busy);
+        self.queue.load().observe(Instant::now(), tokens, busy);
     }
 
     /// Takes nothing in any more, refuses all that waits or is being computed, and ends the engine thread's waiting.

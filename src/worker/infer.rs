@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::budget::TokenBudget;
-use super::gather::{Gatherer, Scored};
-use super::status::{ModelFacts, Status};
+use super::forward::Scored;
+use super::gather::Gatherer;
+use super::snapshot::ModelFacts;
+use super::status::Status;
 use crate::model::ModelError;
 use crate::model::engine::{Engine, EngineError, EngineInfo};
 use crate::model::tokenizer::{PairTokenizer, PairTokens};
@@ -98,9 +100,9 @@ impl EngineThread {
                 }
                 let watch = Watch {
                     dummy: dummy_pair(&tokenizer),
-                    batch_tokens_max,
                     status,
                 };
+                watch.status.device_memory(|| engine.device_memory());
                 if loaded_sender
                     .send(Ok((info.clone(), tokenizer, gatherer.clone())))
                     .is_err()
@@ -148,7 +150,6 @@ impl EngineThread {
 /// What the engine thread tells the status.
 struct Watch {
     status: Arc<Status>,
-    batch_tokens_max: usize,
     /// For heart-beats. `None`: the tokenizer cannot make one, and only batches count.
     dummy: Option<PairTokens>,
 }
@@ -188,15 +189,19 @@ fn serve(
     let mut budget = TokenBudget::new(gatherer.tokens_max());
     while let Some(batch) = gatherer.next_batch() {
         if batch.is_empty() {
+            watch.status.device_memory(|| engine.device_memory());
             match watch.beat(engine) {
                 None => continue,
                 fatal => return fatal,
             }
         }
         let pairs = batch.pairs();
+        let tokens_max = budget.tokens();
         let started = Instant::now();
-        let outcome = score_halving(engine, &pairs);
-        let busy = started.elapsed();
+        watch.status.batch_begins(started);
+        let outcome = batch.trace.in_scope(|| score_halving(engine, &pairs));
+        let ended = Instant::now();
+        let busy = ended - started;
         if let Ok(outcome) = &outcome {
             if outcome.halved && pairs.len() > 1 {
                 budget.failed(outcome.fitted_tokens);
@@ -218,11 +223,13 @@ fn serve(
         metrics::counter!(names::ENGINE_BUSY_MICROSECONDS_TOTAL).increment(busy.as_micros() as u64);
         metrics::histogram!(names::BATCH_PAIRS).record(pairs.len() as f64);
         metrics::histogram!(names::BATCH_TOKENS).record(batch.tokens as f64);
-        metrics::histogram!(names::BATCH_FILL_RATIO).record(batch.tokens as f64 / watch.batch_tokens_max.max(1) as f64);
-        watch.status.batch(pairs.len(), batch.tokens, busy);
-        if outcome.is_ok() {
+        metrics::histogram!(names::BATCH_FILL_RATIO).record(batch.tokens as f64 / tokens_max as f64);
+        watch.status.batch(pairs.len(), batch.tokens, busy, ended);
+        if let Ok(outcome) = &outcome {
             watch.status.beat();
+            watch.status.out_of_memory(outcome.out_of_memory);
         }
+        watch.status.device_memory(|| engine.device_memory());
         tracing::debug!(
             pairs = pairs.len(),
             tokens = batch.tokens,
@@ -230,6 +237,9 @@ fn serve(
             "batch"
         );
         drop(pairs);
+        if outcome.is_err() {
+            batch.trace.failed();
+        }
         let fatal = match &outcome {
             Err(error @ EngineError::Fatal(_)) => Some(error.to_string()),
             Err(error) => {
@@ -238,7 +248,9 @@ fn serve(
             }
             Ok(_) => None,
         };
-        for scored in gatherer.finish(batch, outcome) {
+        let finished = gatherer.finish(batch, outcome, busy);
+        watch.status.wasted(finished.wasted);
+        for scored in finished.scored {
             score(scored, info);
         }
         if fatal.is_some() {
@@ -257,6 +269,8 @@ pub struct Outcome {
     pub unfit: Vec<usize>,
     /// Whether the batch was too large as a whole.
     pub halved: bool,
+    /// Passes for which there was no memory.
+    pub out_of_memory: u64,
     /// Tokens of the largest piece that was computed, if it was halved.
     pub fitted_tokens: usize,
 }
@@ -276,6 +290,7 @@ fn score_into(engine: &mut dyn Engine, pairs: &[&PairTokens], outcome: &mut Outc
         Err(EngineError::OutOfMemory(reason)) => {
             tracing::warn!(pairs = pairs.len(), reason, "out of memory");
             outcome.halved = true;
+            outcome.out_of_memory += 1;
             if pairs.len() == 1 {
                 outcome.unfit.push(outcome.logits.len());
                 outcome.logits.push(f32::NAN);

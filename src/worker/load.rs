@@ -14,8 +14,12 @@ pub type WorkId = (Instant, u64);
 const TOKENS_PER_BYTE: f64 = 0.3;
 /// Special tokens of a pair, about.
 const PAIR_TOKENS: usize = 3;
-/// Weight of a new measurement of tokens a byte, and of a new budget.
+/// Weight of a new measurement of tokens a byte, of a budget, and of a request's size.
 const WEIGHT: f64 = 0.05;
+/// A device that was tried in spite of its prediction, and is just as slow, is not tried again for this long.
+const CONFIRMED_FOR: Duration = Duration::from_secs(1);
+/// Tokens that a request is taken to have until some have come: 24 candidates of 100.
+const REQUEST_TOKENS: f64 = 2400.0;
 
 /// Why work cannot be done in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,19 @@ pub enum Late {
     Itself(Duration),
     /// It would be in time, but would make work late that was promised already; its own wait would be this long.
     Others(Duration),
+}
+
+/// A reading of the load, for people and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LoadReading {
+    /// Tokens that wait for the device.
+    pub queue_tokens: usize,
+    /// What would be predicted for a request that comes now and is due last.
+    pub predicted_wait: Duration,
+    /// The predicted tokens a second of full batches; `None` while nothing was measured.
+    pub tokens_per_second: Option<f64>,
+    /// Tokens of a batch at most, as learned.
+    pub batch_tokens_max: usize,
 }
 
 /// See the module.
@@ -39,7 +56,15 @@ pub struct Load {
     /// When the running batch began, and how long it should take.
     running: Option<(Instant, Duration)>,
     tokens_per_byte: f64,
+    /// Requests whose texts were learned from, as far as it matters.
+    texts_learned: u32,
     budget_seconds: f64,
+    /// Tokens of a request.
+    request_tokens: f64,
+    /// Requests that were learned from, as far as it matters.
+    learned: u32,
+    /// When a doubted prediction last turned out to be right.
+    confirmed_at: Option<Instant>,
 }
 
 impl Load {
@@ -54,7 +79,11 @@ impl Load {
             next_id: 0,
             running: None,
             tokens_per_byte: TOKENS_PER_BYTE,
+            texts_learned: 0,
             budget_seconds: budget.as_secs_f64(),
+            request_tokens: REQUEST_TOKENS,
+            learned: 0,
+            confirmed_at: None,
         }
     }
 
@@ -74,22 +103,63 @@ impl Load {
         document_bytes
             .map(|bytes| {
                 let tokens = (query_bytes.saturating_add(bytes)) as f64 * self.tokens_per_byte;
-                (tokens as usize).saturating_add(PAIR_TOKENS).min(self.length_max)
+                (tokens.round() as usize)
+                    .saturating_add(PAIR_TOKENS)
+                    .min(self.length_max)
             })
             .fold(0, usize::saturating_add)
     }
 
-    /// Learns from pairs that were not cut: so many bytes of text became so many tokens.
+    /// Learns from pairs that were not cut: so many bytes of text became so many tokens. The first are believed at once.
     pub fn learn_tokens(&mut self, pairs: usize, bytes: usize, tokens: usize) {
         if bytes > 0 && pairs > 0 {
             let measured = tokens.saturating_sub(pairs * PAIR_TOKENS) as f64 / bytes as f64;
-            self.tokens_per_byte += WEIGHT * (measured.clamp(0.01, 4.0) - self.tokens_per_byte);
+            self.texts_learned = self.texts_learned.saturating_add(1);
+            let weight = WEIGHT.max(1.0 / f64::from(self.texts_learned));
+            self.tokens_per_byte += weight * (measured.clamp(0.01, 4.0) - self.tokens_per_byte);
         }
     }
 
-    /// Learns what callers allow: the measure of a full queue.
-    pub fn learn_budget(&mut self, budget: Duration) {
-        self.budget_seconds += WEIGHT * (budget.as_secs_f64() - self.budget_seconds);
+    /// Learns what callers allow and ask for: the measure of a full queue. The first are believed at once.
+    pub fn learn_request(&mut self, budget: Duration, tokens: usize) {
+        self.learned = self.learned.saturating_add(1);
+        let weight = WEIGHT.max(1.0 / f64::from(self.learned));
+        self.budget_seconds += weight * (budget.as_secs_f64() - self.budget_seconds);
+        self.request_tokens += weight * (tokens as f64 - self.request_tokens);
+    }
+
+    /// How many more requests of the learned size there is room for until all would take this share of what callers allow.
+    pub fn room(&self, now: Instant, share: f64) -> usize {
+        let allowed = Duration::from_secs_f64((self.budget_seconds * share).clamp(0.0, 1e6));
+        let Some(tokens_per_second) = self.rate.tokens_per_second(self.batch_tokens) else {
+            return usize::MAX;
+        };
+        let one = self.request_tokens.max(1.0);
+        // Small batches cost more a token: the next one is looked at by itself.
+        if self.ready_in(now, self.tokens.saturating_add(one as usize)) > allowed {
+            return 0;
+        }
+        let time = allowed.saturating_sub(self.running_left(now)).as_secs_f64();
+        ((time * tokens_per_second - self.tokens as f64) / one).max(1.0) as usize
+    }
+
+    /// Whether a worker that has nothing to do should ask for a request, whatever there is room for: yes if one can be ready
+    /// within what callers allow, and from time to time even if not, since the prediction may be wrong.
+    pub fn may_try(&self, now: Instant) -> bool {
+        let one = self.ready_in(now, self.request_tokens as usize);
+        one.as_secs_f64() <= self.budget_seconds
+            || self
+                .confirmed_at
+                .is_none_or(|at| now.saturating_duration_since(at) >= CONFIRMED_FOR)
+    }
+
+    /// Books that a batch of `tokens` took `busy`.
+    pub fn observe(&mut self, now: Instant, tokens: usize, busy: Duration) {
+        if self.rate.is_doubted(tokens) {
+            let doubted = self.rate.undoubted_time(tokens);
+            self.confirmed_at = (busy >= doubted / 2).then_some(now);
+        }
+        self.rate.observe(tokens, busy);
     }
 
     /// How long all that is here will take.
@@ -107,6 +177,16 @@ impl Load {
         self.rate.tokens_per_second(self.batch_tokens).map(f64::round)
     }
 
+    /// What there is to show.
+    pub fn read(&self, now: Instant) -> LoadReading {
+        LoadReading {
+            queue_tokens: self.tokens,
+            predicted_wait: self.wait(now),
+            tokens_per_second: self.tokens_per_second(),
+            batch_tokens_max: self.batch_tokens,
+        }
+    }
+
     /// Tokens that wait for the device.
     pub fn tokens(&self) -> usize {
         self.tokens
@@ -118,10 +198,13 @@ impl Load {
     }
 
     fn ready_in(&self, now: Instant, tokens: usize) -> Duration {
-        let running = self.running.map_or(Duration::ZERO, |(started_at, expected)| {
+        self.running_left(now) + self.rate.queue_time(tokens, self.batch_tokens)
+    }
+
+    fn running_left(&self, now: Instant) -> Duration {
+        self.running.map_or(Duration::ZERO, |(started_at, expected)| {
             (started_at + expected).saturating_duration_since(now)
-        });
-        running + self.rate.queue_time(tokens, self.batch_tokens)
+        })
     }
 
     /// Whether `tokens` more can be ready by `deadline` without making late what waits already. The earliest deadline
@@ -206,102 +289,5 @@ impl Load {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    /// A device that takes 10 ms for each 1000 tokens, whatever the size of the batch.
-    fn load() -> Load {
-        let mut load = Load::new(MS * 100);
-        load.set_sizes(1000, 512);
-        for class in 0..14 {
-            for _ in 0..200 {
-                load.rate.observe(1 << class, MS * 10 * (1 << class) / 1000);
-            }
-        }
-        load
-    }
-
-    #[test]
-    fn refuses_what_would_itself_be_late() {
-        let now = Instant::now();
-        let mut load = load();
-        assert_eq!(load.check(now, now + MS * 55, 5000), Ok(()));
-        load.add(now + MS * 100, 5000);
-        assert_eq!(load.check(now, now + MS * 200, 5000), Ok(()));
-        assert!(matches!(load.check(now, now + MS * 100, 6000), Err(Late::Itself(wait)) if wait > MS * 100));
-    }
-
-    #[test]
-    fn what_is_due_later_does_not_stand_in_the_way() {
-        let now = Instant::now();
-        let mut load = load();
-        load.add(now + MS * 10_000, 900_000);
-        assert_eq!(load.check(now, now + MS * 20, 1000), Ok(()));
-    }
-
-    #[test]
-    fn a_promise_is_not_broken_for_a_newcomer() {
-        let now = Instant::now();
-        let mut load = load();
-        load.add(now + MS * 100, 9000);
-        assert!(matches!(load.check(now, now + MS * 50, 2000), Err(Late::Others(_))));
-        // What is late anyway is no reason to refuse.
-        load.add(now + MS * 101, 9000);
-        assert_eq!(load.check(now, now + MS * 50, 500), Ok(()));
-    }
-
-    #[test]
-    fn the_running_batch_counts_for_what_is_left_of_it() {
-        let now = Instant::now();
-        let mut load = load();
-        load.start(now, 1000);
-        assert!(load.check(now, now + MS * 15, 1000).is_err());
-        assert_eq!(load.check(now + MS * 9, now + MS * 24, 1000), Ok(()));
-        assert_eq!(load.running_since(), Some(now));
-        load.finish();
-        assert!(load.is_idle());
-    }
-
-    #[test]
-    fn tokens_are_given_back_whole() {
-        let now = Instant::now();
-        let mut load = load();
-        let ids: Vec<_> = (0..100).map(|place| load.add(now + MS * place, 10)).collect();
-        for &id in &ids {
-            load.set_left(id, 25);
-        }
-        assert_eq!(load.tokens(), 2500);
-        for id in ids {
-            load.remove(id);
-            load.remove(id);
-            load.set_left(id, 7);
-        }
-        assert_eq!(load.tokens(), 0);
-    }
-
-    #[test]
-    fn the_estimate_learns_and_is_cut_at_the_longest_pair() {
-        let mut load = load();
-        for _ in 0..200 {
-            load.learn_tokens(2, 1000, 206);
-        }
-        let estimate = load.estimate(100, [400, 400].into_iter());
-        assert!((200..=212).contains(&estimate), "{estimate}");
-        assert_eq!(load.estimate(100, [1 << 20].into_iter()), 512);
-    }
-
-    #[test]
-    fn fullness_is_measured_in_what_callers_allow() {
-        let now = Instant::now();
-        let mut load = load();
-        load.add(now, 5000);
-        let full = load.fullness(now);
-        assert!((0.45..0.55).contains(&full), "{full}");
-        for _ in 0..200 {
-            load.learn_budget(MS * 50);
-        }
-        assert!(load.fullness(now) > 0.9);
-    }
-}
+#[path = "load_tests.rs"]
+mod tests;

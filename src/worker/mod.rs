@@ -5,15 +5,21 @@
 //!                       └──────────────┴─────────────────┴───── Refusal, through the ticket ───┴────────────────┘
 //! ```
 //!
-//! Threads: tokio's (receive, decode, admit, reply, deadlines), the tokenizer pool, and one engine thread.
+//! Threads: one for NATS (receive, decode, admit, reply, deadlines), the tokenizer pool, and one for the engine.
 
 mod admit;
+mod answer;
 mod batch;
 mod budget;
+mod busy;
+mod connection;
 mod decode;
 mod discovery;
+mod error;
+mod forward;
 mod gather;
 mod govern;
+mod group;
 mod infer;
 mod load;
 mod membership;
@@ -21,32 +27,45 @@ mod rank;
 mod rate;
 mod receive;
 mod reply;
+mod settings;
+mod snapshot;
+mod state;
 mod status;
 mod ticket;
 mod tokenize;
+mod violation;
 
 pub use admit::QueueLimits;
 pub use batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, JobId, Slice};
+pub use busy::BUSY_WINDOW;
 pub use decode::RequestLimits;
+pub use error::WorkerError;
 pub use infer::{Loaded, model_loads};
+pub use load::LoadReading;
 pub use membership::MembershipPolicy;
 pub use rank::rank;
-pub use status::{Latency, ModelFacts, Outcome, Snapshot, State, Status};
+pub use settings::WorkerSettings;
+pub use snapshot::{ModelFacts, Snapshot};
+pub use state::{LeaveReason, Outcome, State};
+pub use status::Status;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::model::ModelError;
 use crate::model::engine::{EngineInfo, LIBTORCH_VERSION};
-use crate::nats::{self, ConnectionSettings};
-use crate::protocol::{Refusal, RefusalKind, Reply, TimingsMs, Usage};
+use crate::nats;
+use crate::protocol::{Refusal, RefusalKind};
 use crate::switch;
 use crate::telemetry::names;
-use gather::{Gatherer, Scored};
+use answer::{answer, answer_empty};
+use connection::Link;
+use gather::Gatherer;
+use group::{Group, GroupAddress};
 use infer::EngineThread;
-use receive::Wish;
+use receive::{Receiver, Room, Wish};
 use ticket::Outbox;
 use tokenize::{Tokenized, TokenizerPool};
 
@@ -56,74 +75,39 @@ const CLIENT_CAPACITY: usize = 2048;
 /// The longest that leaving the group may take once the model has failed.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
-/// What a worker needs to know, validated.
-#[derive(Clone, Debug)]
-pub struct WorkerSettings {
-    /// Where and as whom to connect.
-    pub connection: ConnectionSettings,
-    /// How often the first connection is tried again.
-    pub connect_retries_max: u32,
-    /// Messages that the client library may hold for this worker before it drops.
-    pub subscription_capacity: usize,
-    /// The subject to serve.
-    pub subject: String,
-    /// The queue group to join.
-    pub queue_group: String,
-    /// The name in service discovery.
-    pub service_name: String,
-    /// False: stay connected, but out of the queue group, unless the live switch says otherwise.
-    pub enabled: bool,
-    /// The JetStream KV bucket of the live switch.
-    pub switch_bucket: Option<String>,
-    /// When to leave the queue group for fullness, and when to come back.
-    pub membership: MembershipPolicy,
-    /// A batch that takes longer than this means that the device hangs; `None`: it may take for ever.
-    pub hang_timeout: Option<Duration>,
-    /// Whether to measure the device's speed before requests are taken.
-    pub measure: bool,
-    /// The served model's aliases.
-    pub aliases: Vec<String>,
-    /// Longest wait for company.
-    pub window: Duration,
-    /// Tokens of a batch; `None`: what suits the device.
-    pub batch_tokens_max: Option<usize>,
-    /// Bounds of the queue.
-    pub queue: QueueLimits,
-    /// Bounds of one request; the model names are filled in by the worker.
-    pub limits: RequestLimits,
-    /// Tokenizer threads; 0: one for each core.
-    pub tokenize_threads: usize,
-    /// How long a stop may take.
-    pub grace: Duration,
-}
-
-/// Why a worker could not start, or ended by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
-    /// No model: no subscription was made.
-    #[error("no model could be loaded: {0}")]
-    Model(#[from] ModelError),
-    /// No connection.
-    #[error(transparent)]
-    Connect(#[from] nats::ConnectError),
-    /// The subscription failed or ended.
-    #[error("{0}")]
-    Subscription(String),
-    /// The engine died; the supervisor should start a new process.
-    #[error("the engine has failed: {0}")]
-    Engine(String),
-    /// The system gave no threads.
-    #[error("cannot start the tokenizer threads: {0}")]
-    Threads(String),
-}
-
 /// Runs a worker until `stop` turns true (then it leaves the group, finishes what it took, and returns `Ok`) or it
 /// cannot go on. The model is loaded first, by the engine thread; the queue group is joined only after that. What
-/// happens is written to `status`.
+/// happens is written to `status`. Dropped, the worker goes on until `stop` turns true or its sender is gone.
 ///
 /// # Errors
 /// See [`WorkerError`].
 pub async fn run(
+    settings: WorkerSettings,
+    load: impl FnOnce() -> Result<Loaded, ModelError> + Send + 'static,
+    stop: watch::Receiver<bool>,
+    status: Arc<Status>,
+) -> Result<(), WorkerError> {
+    let no_thread = |error: std::io::Error| WorkerError::Threads(error.to_string());
+    let (ended, end) = oneshot::channel();
+    // All of NATS on one thread. It has little to do, and what `receive` hands to the client library without a pause in
+    // between leaves together: see `group`.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(no_thread)?;
+    let thread = std::thread::Builder::new().name("nats".to_owned());
+    let spawned = thread.spawn(move || {
+        let outcome = runtime.block_on(serve(settings, load, stop, status));
+        // What is still blocked is left behind.
+        runtime.shutdown_timeout(Duration::from_millis(100));
+        let _ = ended.send(outcome);
+    });
+    spawned.map_err(no_thread)?;
+    end.await.unwrap_or(Err(WorkerError::Panicked))
+}
+
+/// See [`run`].
+async fn serve(
     settings: WorkerSettings,
     load: impl FnOnce() -> Result<Loaded, ModelError> + Send + 'static,
     stop: watch::Receiver<bool>,
@@ -138,6 +122,10 @@ pub async fn run(
     // Told early enough for the state machine to decide.
     let pressure_at = settings.membership.leave_at.unwrap_or(f64::INFINITY);
     let queue = admit::Queue::new(settings.queue, settings.limits.default_timeout, pressure_at);
+    status.set_load_reader({
+        let queue = queue.clone();
+        move |now| queue.load().read(now)
+    });
     let worked_off = queue.clone();
     let (mut engine, gatherer) = EngineThread::start(
         load,
@@ -163,9 +151,14 @@ pub async fn run(
         client_capacity: CLIENT_CAPACITY,
     };
     let mut stopped = stop.clone();
+    let address = GroupAddress {
+        subject: settings.subject.clone(),
+        queue_group: settings.queue_group.clone(),
+    };
+    let link = Link::new(address.clone(), status.clone());
     let on_event = {
-        let status = status.clone();
-        move |event| receive::on_event(event, &status)
+        let link = link.clone();
+        move |event| link.on_event(event)
     };
     let client = tokio::select! {
         client = nats::connect(&settings.connection, plan, on_event) => client?,
@@ -175,10 +168,12 @@ pub async fn run(
 
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
-    let publisher = tokio::spawn(reply::publish_answers(
+    let mut publisher = tokio::spawn(reply::publish_answers(
         client.clone(),
         worker_id.clone(),
+        engine.info.activation,
         status.clone(),
+        link.clone(),
         outgoing,
     ));
     let deadlines = tokio::spawn({
@@ -217,20 +212,12 @@ pub async fn run(
         }
     };
 
-    let group = receive::Group {
-        subject: settings.subject.clone(),
-        queue_group: settings.queue_group.clone(),
-    };
-    let joined_before = std::sync::atomic::AtomicBool::new(false);
     let discovery = status.model_facts().map(|model| {
         let name = &settings.service_name;
-        let service = discovery::Service::new(name, &worker_id, group.clone(), &settings.limits, &model, &status);
+        let service = discovery::Service::new(name, &worker_id, address.clone(), &settings.limits, &model, &status);
         tokio::spawn(discovery::answer_discovery(client.clone(), service, status.clone()))
     });
     let joined = || {
-        if joined_before.swap(true, std::sync::atomic::Ordering::Relaxed) {
-            return;
-        }
         tracing::info!(
             worker = worker_id,
             model = engine.info.model_id,
@@ -260,36 +247,49 @@ pub async fn run(
         wish.clone(),
     ));
     let outcome = {
-        let mut served = std::pin::pin!(receive::receive(
-            &client, &group, &outbox, &status, wished, joined, take
-        ));
+        let group = Group::new(client.clone(), address, settings.subscription_capacity);
+        let receiver = Receiver {
+            client: &client,
+            outbox: &outbox,
+            status: &status,
+            link: &link,
+            own_subject: discovery::own_subject(&settings.service_name, &worker_id),
+            room: || Room {
+                requests: queue.room(Instant::now()),
+                at_rest: queue.requests() == 0,
+            },
+            joined,
+            take,
+        };
+        let mut served = std::pin::pin!(receiver.receive(group, wished));
         let failed = tokio::select! {
             outcome = &mut served => Err(outcome),
-            ended = &mut engine.ended => Ok(match ended {
+            ended = &mut engine.ended => Ok(WorkerError::Engine(match ended {
                 Ok(None) => "the engine thread ended by itself".to_owned(),
                 Ok(Some(reason)) => reason,
                 Err(_) => "the engine thread is gone".to_owned(),
-            }),
-            after = watch_device(&queue, settings.hang_timeout) => Ok(format!(
+            })),
+            after = watch_device(&queue, settings.hang_timeout) => Ok(WorkerError::Engine(format!(
                 "the device has been at one batch for {} ms (model.hang_timeout_ms)",
                 after.as_millis()
-            )),
+            ))),
+            error = link.lost() => Ok(error),
+            () = link.check(&client) => Err(Ok(())),
         };
         match failed {
-            Err(served) => served.map_err(WorkerError::Subscription),
-            Ok(reason) => {
-                tracing::error!(
-                    reason,
-                    "the engine has failed: refusing what is queued and leaving the queue group"
-                );
-                gatherer.close(Refusal::new(
-                    RefusalKind::Unavailable,
-                    "the model of this worker has failed",
-                ));
-                // What still comes in while the group is left is refused as well.
+            Err(outcome) => outcome,
+            Ok(error) => {
+                tracing::error!(%error, "this worker cannot go on: leaving the queue group");
+                if matches!(error, WorkerError::Engine(_)) {
+                    gatherer.close(Refusal::new(
+                        RefusalKind::Unavailable,
+                        "the model of this worker has failed",
+                    ));
+                }
+                // What still comes in while the group is left is answered as well.
                 wish.send_replace(Wish::End);
                 let _ = tokio::time::timeout(LEAVE_MAX, &mut served).await;
-                Err(WorkerError::Engine(reason))
+                Err(error)
             }
         }
     };
@@ -306,15 +306,24 @@ pub async fn run(
         requests = queue.requests(),
         "left the queue group: finishing what was taken"
     );
-    while queue.requests() > 0 && Instant::now() < until && outcome.is_ok() {
+    // Without an engine nothing can be finished, and without a connection nothing can be sent.
+    let finishes = !matches!(
+        outcome,
+        Err(WorkerError::Engine(_) | WorkerError::Rejected { .. } | WorkerError::Subscription(_))
+    );
+    while queue.requests() > 0 && Instant::now() < until && finishes {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     gatherer.close(Refusal::new(RefusalKind::Unavailable, "this worker is shutting down"));
     deadlines.abort();
     // The tickets that are left hold places; the publisher ends when the last has answered.
     drop(outbox);
-    if tokio::time::timeout(Duration::from_secs(5), publisher).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(5), &mut publisher)
+        .await
+        .is_err()
+    {
         tracing::error!("some answers could not be sent before the end");
+        publisher.abort();
     }
     if tokio::time::timeout(Duration::from_secs(5), client.flush())
         .await
@@ -385,55 +394,6 @@ fn learn_tokens(tokenized: &Tokenized, queue: &admit::Queue) {
         }
     }
     queue.load().learn_tokens(pairs, bytes, tokens);
-}
-
-/// From logits to the reply; on the engine thread, since it takes microseconds.
-fn answer(scored: Scored, info: &EngineInfo) {
-    let Scored {
-        ticket,
-        request,
-        logits,
-        cost,
-    } = scored;
-    let pairs = logits.len();
-    let rankings = rank(request, &logits, info.activation);
-    ticket.answer(Reply {
-        top_k_applied: rankings.len() < pairs,
-        rankings,
-        model: info.model_id.clone(),
-        usage: Usage {
-            pairs: pairs as u64,
-            tokens: cost.tokens,
-            truncated: cost.truncated,
-            cached: 0,
-        },
-        timings_ms: TimingsMs {
-            queue: ms(cost.queue),
-            tokenize: ms(cost.tokenize),
-            infer: ms(cost.infer),
-            total: 0.0,
-        },
-    });
-}
-
-/// No candidates: nothing to score.
-fn answer_empty(tokenized: Tokenized, info: &EngineInfo) {
-    tokenized.ticket.answer(Reply {
-        rankings: Vec::new(),
-        top_k_applied: false,
-        model: info.model_id.clone(),
-        usage: Usage::default(),
-        timings_ms: TimingsMs {
-            queue: ms(tokenized.waited),
-            tokenize: ms(tokenized.tokenize),
-            infer: 0.0,
-            total: 0.0,
-        },
-    });
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
 }
 
 #[cfg(test)]

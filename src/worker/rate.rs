@@ -105,11 +105,18 @@ impl Rate {
 
     /// The predicted time of one batch of `tokens`. Zero while nothing was measured.
     pub fn batch_time(&self, tokens: usize) -> Duration {
-        if tokens == 0 {
-            return Duration::ZERO;
-        }
-        let seconds = self.seconds_a_token(tokens) * tokens as f64 * self.doubts[class_of(tokens)];
+        self.undoubted_time(tokens).mul_f64(self.doubts[class_of(tokens)])
+    }
+
+    /// The same, had nobody doubted it.
+    pub fn undoubted_time(&self, tokens: usize) -> Duration {
+        let seconds = self.seconds_a_token(tokens) * tokens as f64;
         Duration::from_secs_f64(seconds.min(1e6))
+    }
+
+    /// Whether a prediction for this size was doubted since it was last measured.
+    pub fn is_doubted(&self, tokens: usize) -> bool {
+        self.doubts[class_of(tokens)] < 1.0
     }
 
     /// The predicted time of `tokens` worked off in batches of `batch_tokens`.

@@ -3,85 +3,26 @@
 //! Bounded, and cheap to write: atomics, a fixed ring of latencies, one short lock around what changes rarely. It knows
 //! neither NATS nor the tensor library.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::busy::BusyMeter;
+use super::load::LoadReading;
+use super::snapshot::{ModelFacts, Snapshot};
+use super::state::{LeaveReason, Outcome, State};
+use crate::model::engine::DeviceMemory;
 use crate::protocol::RefusalKind;
+use crate::telemetry::latencies::Latencies;
 use crate::telemetry::names;
 
-/// Latencies that are kept: the percentiles are those of so many scored answers back from now.
-const LATENCIES: usize = 2048;
+/// The device is asked for its memory no more often than this.
+const DEVICE_MEMORY_EVERY: Duration = Duration::from_secs(1);
 
-/// Where a worker is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum State {
-    /// The model is being loaded; nothing is connected.
-    Loading,
-    /// The model is there, the connection or the subscription is not yet.
-    Connecting,
-    /// In the queue group.
-    Serving,
-    /// Out of the queue group until the queue is shorter.
-    Full,
-    /// Out of the queue group because reranking is switched off.
-    Off,
-    /// Out of the queue group for good: finishing what was taken.
-    Stopping,
-    /// The engine is lost: the process is about to end.
-    Failed,
-}
-
-impl State {
-    const ALL: [State; 7] = [
-        State::Loading,
-        State::Connecting,
-        State::Serving,
-        State::Full,
-        State::Off,
-        State::Stopping,
-        State::Failed,
-    ];
-
-    /// The state in one word, as discovery and health show it.
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Loading => "loading",
-            State::Connecting => "connecting",
-            State::Serving => "serving",
-            State::Full => "full",
-            State::Off => "off",
-            State::Stopping => "stopping",
-            State::Failed => "failed",
-        }
-    }
-
-    /// Why a worker in this state takes no requests; `None` while it does.
-    fn why_not_ready(self) -> Option<&'static str> {
-        match self {
-            State::Loading => Some("loading: the model is being loaded"),
-            State::Connecting => Some("connecting: no connection to NATS, or no subscription yet"),
-            State::Serving => None,
-            State::Full => Some("full: out of the queue group until the queue is shorter"),
-            State::Off => Some("off: switched off, so out of the queue group"),
-            State::Stopping => Some("stopping: finishing what was taken"),
-            State::Failed => Some("failed: the engine is lost"),
-        }
-    }
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// With scores.
-    Scored,
-    /// With a reason.
-    Refused(RefusalKind),
-}
+/// How the load is read.
+type LoadReader = Box<dyn Fn(Instant) -> LoadReading + Send + Sync>;
 
 /// See the module.
-#[derive(Debug)]
 pub struct Status {
     started_at: Instant,
     started: SystemTime,
@@ -89,7 +30,7 @@ pub struct Status {
     connected: AtomicBool,
     was_connected: AtomicBool,
     received: AtomicU64,
-    scored: AtomicU64,
+    latencies: Latencies,
     dropped: AtomicU64,
     /// One for each of [`RefusalKind::ALL`].
     refused: [AtomicU64; RefusalKind::ALL.len()],
@@ -97,83 +38,22 @@ pub struct Status {
     last_refusal: AtomicUsize,
     /// From receipt to the answer's leaving, of all answers.
     processing_ns: AtomicU64,
-    /// Microseconds; the next place is the number of scored answers modulo its length.
-    latencies: Box<[AtomicU32]>,
     batches: AtomicU64,
     batch_pairs: AtomicU64,
     batch_tokens: AtomicU64,
     batch_pairs_last: AtomicU64,
     engine_busy_us: AtomicU64,
+    engine_wasted_ns: AtomicU64,
+    out_of_memory: AtomicU64,
+    busy: Mutex<BusyMeter>,
+    device_memory: Mutex<Option<(Instant, Option<DeviceMemory>)>>,
+    joins: AtomicU64,
+    /// One for each of [`LeaveReason::ALL`].
+    leaves: [AtomicU64; LeaveReason::ALL.len()],
+    load: OnceLock<LoadReader>,
     /// Milliseconds after the start; the engine's last forward pass that went well.
     heart_beat_ms: AtomicU64,
     model: Mutex<Option<ModelFacts>>,
-}
-
-/// What is served, for discovery and health.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelFacts {
-    /// The id under which it is served.
-    pub id: String,
-    /// `cpu`, `cuda:0`, `mps`.
-    pub device: String,
-    /// `fp32`, `fp16`, `bf16`.
-    pub precision: String,
-    /// Tokens of a pair at most.
-    pub length_max: usize,
-    /// Tokens of a batch at most.
-    pub batch_tokens_max: usize,
-}
-
-/// Latency of scored answers, from receipt to leaving; milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Latency {
-    /// Half were faster.
-    pub p50_ms: f64,
-    /// 95 in a hundred were faster.
-    pub p95_ms: f64,
-    /// 99 in a hundred were faster.
-    pub p99_ms: f64,
-    /// The slowest.
-    pub max_ms: f64,
-    /// Answers that these are of; 2,048 at most.
-    pub answers: usize,
-}
-
-/// A reading of [`Status`]. Its parts are read one after the other while the worker goes on.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// Where the worker is in its life.
-    pub state: State,
-    /// Whether there is a connection to NATS.
-    pub connected: bool,
-    /// Since the start.
-    pub uptime: Duration,
-    /// Requests with a reply subject, counted at receipt.
-    pub received: u64,
-    /// Requests answered with scores.
-    pub scored: u64,
-    /// Requests whose answer could not be sent.
-    pub dropped: u64,
-    /// Requests refused, by kind, in the order of [`RefusalKind::ALL`].
-    pub refused: [(RefusalKind, u64); RefusalKind::ALL.len()],
-    /// The kind of the last refusal.
-    pub last_refusal: Option<RefusalKind>,
-    /// Sum over all answers, from receipt to leaving.
-    pub processing: Duration,
-    /// Of the last scored answers.
-    pub latency: Latency,
-    /// Forward passes.
-    pub batches: u64,
-    /// Pairs of all forward passes.
-    pub batch_pairs: u64,
-    /// Tokens of all forward passes.
-    pub batch_tokens: u64,
-    /// Pairs of the last forward pass.
-    pub batch_pairs_last: u64,
-    /// Time the engine was computing.
-    pub engine_busy: Duration,
-    /// Since the engine's last forward pass that went well.
-    pub heart_beat_age: Duration,
 }
 
 impl Status {
@@ -186,17 +66,23 @@ impl Status {
             connected: AtomicBool::new(false),
             was_connected: AtomicBool::new(false),
             received: AtomicU64::new(0),
-            scored: AtomicU64::new(0),
+            latencies: Latencies::default(),
             dropped: AtomicU64::new(0),
             refused: Default::default(),
             last_refusal: AtomicUsize::new(0),
             processing_ns: AtomicU64::new(0),
-            latencies: (0..LATENCIES).map(|_| AtomicU32::new(0)).collect(),
             batches: AtomicU64::new(0),
             batch_pairs: AtomicU64::new(0),
             batch_tokens: AtomicU64::new(0),
             batch_pairs_last: AtomicU64::new(0),
             engine_busy_us: AtomicU64::new(0),
+            engine_wasted_ns: AtomicU64::new(0),
+            out_of_memory: AtomicU64::new(0),
+            busy: Mutex::new(BusyMeter::new(Instant::now())),
+            device_memory: Mutex::new(None),
+            joins: AtomicU64::new(0),
+            leaves: Default::default(),
+            load: OnceLock::new(),
             heart_beat_ms: AtomicU64::new(0),
             model: Mutex::new(None),
         })
@@ -216,6 +102,24 @@ impl Status {
     pub fn set_state(&self, state: State) {
         self.state.store(state as u8, Ordering::Release);
         metrics::gauge!(names::GROUP_MEMBER).set(if state == State::Serving { 1.0 } else { 0.0 });
+    }
+
+    /// The queue group was joined: requests come from now on.
+    pub fn joined(&self) {
+        self.joins.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(names::GROUP_JOINS_TOTAL).increment(1);
+        self.set_state(State::Serving);
+    }
+
+    /// The queue group was left: no request comes any more.
+    pub fn left(&self, reason: LeaveReason) {
+        self.leaves[reason as usize].fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(names::GROUP_LEAVES_TOTAL, "reason" => reason.name()).increment(1);
+    }
+
+    /// From now on the load is read like this. Once; a second reader is not taken.
+    pub fn set_load_reader(&self, read: impl Fn(Instant) -> LoadReading + Send + Sync + 'static) {
+        let _ = self.load.set(Box::new(read));
     }
 
     /// There is a connection to NATS, or there is none any more.
@@ -256,11 +160,7 @@ impl Status {
             return;
         }
         match outcome {
-            Outcome::Scored => {
-                let place = self.scored.fetch_add(1, Ordering::Relaxed) as usize % LATENCIES;
-                let micros = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
-                self.latencies[place].store(micros, Ordering::Relaxed);
-            }
+            Outcome::Scored => self.latencies.record(latency),
             Outcome::Refused(kind) => {
                 let place = RefusalKind::ALL.iter().position(|&other| other == kind).unwrap_or(0);
                 self.refused[place].fetch_add(1, Ordering::Relaxed);
@@ -269,14 +169,60 @@ impl Status {
         }
     }
 
+    /// A forward pass begins.
+    pub fn batch_begins(&self, now: Instant) {
+        self.busy().begin(now);
+    }
+
     /// A forward pass of `pairs` with `tokens` in all has ended after `busy`.
-    pub fn batch(&self, pairs: usize, tokens: usize, busy: Duration) {
+    pub fn batch(&self, pairs: usize, tokens: usize, busy: Duration, now: Instant) {
+        self.busy().end(now);
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.batch_pairs.fetch_add(pairs as u64, Ordering::Relaxed);
         self.batch_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
         self.batch_pairs_last.store(pairs as u64, Ordering::Relaxed);
         self.engine_busy_us
             .fetch_add(busy.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn busy(&self) -> MutexGuard<'_, BusyMeter> {
+        // It neither panics nor calls anything that does.
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So much of the device's time went to requests that got no scores in time.
+    pub fn wasted(&self, spent: Duration) {
+        if spent.is_zero() {
+            return;
+        }
+        let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
+        let all = self.engine_wasted_ns.fetch_add(spent, Ordering::Relaxed) + spent;
+        // Kept in nanoseconds, so that many small parts are not lost to rounding.
+        metrics::counter!(names::ENGINE_WASTED_MICROSECONDS_TOTAL).absolute(all.div_ceil(1000));
+    }
+
+    /// For so many forward passes there was no memory.
+    pub fn out_of_memory(&self, passes: u64) {
+        if passes > 0 {
+            self.out_of_memory.fetch_add(passes, Ordering::Relaxed);
+            metrics::counter!(names::OUT_OF_MEMORY_TOTAL).increment(passes);
+        }
+    }
+
+    /// Reads the device's memory, if the last reading is not of this second. For the engine thread.
+    pub fn device_memory(&self, read: impl FnOnce() -> Option<DeviceMemory>) {
+        let now = Instant::now();
+        let fresh = |at: Instant| now.saturating_duration_since(at) < DEVICE_MEMORY_EVERY;
+        if self.known_memory().is_some_and(|(at, _)| fresh(at)) {
+            return;
+        }
+        let memory = read();
+        *self.known_memory() = Some((now, memory));
+    }
+
+    fn known_memory(&self) -> MutexGuard<'_, Option<(Instant, Option<DeviceMemory>)>> {
+        // Assigned as a whole.
+        self.device_memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A forward pass went well: of a batch, or of the dummy pair of an idle engine.
@@ -294,7 +240,7 @@ impl Status {
 
     fn ended(&self) -> u64 {
         let refused: u64 = self.refused.iter().map(|count| count.load(Ordering::Relaxed)).sum();
-        refused + self.scored.load(Ordering::Relaxed) + self.dropped.load(Ordering::Relaxed)
+        refused + self.latencies.answers() + self.dropped.load(Ordering::Relaxed)
     }
 
     /// Reads everything.
@@ -306,173 +252,35 @@ impl Status {
             state: self.state(),
             connected: self.connected.load(Ordering::Acquire),
             uptime,
-            scored: self.scored.load(Ordering::Relaxed),
+            scored: self.latencies.answers(),
             dropped: self.dropped.load(Ordering::Relaxed),
             refused: std::array::from_fn(|place| {
                 (RefusalKind::ALL[place], self.refused[place].load(Ordering::Relaxed))
             }),
             last_refusal: last_refusal.checked_sub(1).map(|place| RefusalKind::ALL[place]),
             processing: Duration::from_nanos(self.processing_ns.load(Ordering::Relaxed)),
-            latency: self.latency(),
+            latency: self.latencies.read(),
             batches: self.batches.load(Ordering::Relaxed),
             batch_pairs: self.batch_pairs.load(Ordering::Relaxed),
             batch_tokens: self.batch_tokens.load(Ordering::Relaxed),
             batch_pairs_last: self.batch_pairs_last.load(Ordering::Relaxed),
             engine_busy: Duration::from_micros(self.engine_busy_us.load(Ordering::Relaxed)),
+            engine_busy_ratio: self.busy().ratio(Instant::now()),
+            engine_wasted: Duration::from_nanos(self.engine_wasted_ns.load(Ordering::Relaxed)),
+            out_of_memory: self.out_of_memory.load(Ordering::Relaxed),
+            device_memory: self.known_memory().and_then(|(_, memory)| memory),
+            joins: self.joins.load(Ordering::Relaxed),
+            leaves: std::array::from_fn(|place| (LeaveReason::ALL[place], self.leaves[place].load(Ordering::Relaxed))),
+            load: self
+                .load
+                .get()
+                .map_or_else(LoadReading::default, |read| read(Instant::now())),
             heart_beat_age: uptime.saturating_sub(beat),
             received: self.received.load(Ordering::Relaxed),
         }
     }
-
-    fn latency(&self) -> Latency {
-        let count = (self.scored.load(Ordering::Relaxed) as usize).min(LATENCIES);
-        let mut micros: Vec<u32> = self.latencies[..count]
-            .iter()
-            .map(|latency| latency.load(Ordering::Relaxed))
-            .collect();
-        micros.sort_unstable();
-        // Nearest rank.
-        let at = |share: f64| {
-            let rank = (share * count as f64).ceil() as usize;
-            micros
-                .get(rank.max(1) - 1)
-                .map_or(0.0, |&micros| f64::from(micros) / 1e3)
-        };
-        Latency {
-            p50_ms: at(0.50),
-            p95_ms: at(0.95),
-            p99_ms: at(0.99),
-            max_ms: at(1.0),
-            answers: count,
-        }
-    }
-}
-
-impl Snapshot {
-    /// Requests received and not answered yet.
-    pub fn queue_requests(&self) -> u64 {
-        self.received
-            .saturating_sub(self.scored + self.refused_total() + self.dropped)
-    }
-
-    /// Requests refused.
-    pub fn refused_total(&self) -> u64 {
-        self.refused.iter().map(|(_, count)| count).sum()
-    }
-
-    /// Requests refused for one of `kinds`.
-    pub fn refused_as(&self, kinds: &[RefusalKind]) -> u64 {
-        let counted = self.refused.iter().filter(|(kind, _)| kinds.contains(kind));
-        counted.map(|(_, count)| count).sum()
-    }
-
-    /// Pairs of a batch, on average; 0 before the first.
-    pub fn batch_pairs_mean(&self) -> f64 {
-        if self.batches == 0 {
-            return 0.0;
-        }
-        self.batch_pairs as f64 / self.batches as f64
-    }
-
-    /// Why this worker cannot be counted on for requests now; `None` if it can.
-    pub fn why_not_ready(&self, heart_beat_age_max: Duration) -> Option<String> {
-        if let Some(reason) = self.state.why_not_ready() {
-            return Some(reason.to_owned());
-        }
-        if !self.connected {
-            return Some("disconnected: the connection to NATS is lost".to_owned());
-        }
-        let age = self.heart_beat_age;
-        (age > heart_beat_age_max).then(|| {
-            format!(
-                "engine: its last forward pass that went well is {} ms old, and health.heart_beat_age_max_ms is {}",
-                age.as_millis(),
-                heart_beat_age_max.as_millis()
-            )
-        })
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_and_queue() {
-        let status = Status::new();
-        (0..5).for_each(|_| status.received());
-        status.answered(Outcome::Scored, Duration::from_millis(3), true);
-        status.answered(
-            Outcome::Refused(RefusalKind::Overloaded),
-            Duration::from_millis(1),
-            true,
-        );
-        status.answered(Outcome::Scored, Duration::from_millis(1), false);
-        let read = status.snapshot();
-        assert_eq!((read.received, read.scored, read.dropped), (5, 1, 1));
-        assert_eq!(read.refused_as(&[RefusalKind::Overloaded]), 1);
-        assert_eq!(read.last_refusal, Some(RefusalKind::Overloaded));
-        assert_eq!((read.queue_requests(), status.queue_requests()), (2, 2));
-        assert_eq!(read.processing, Duration::from_millis(5));
-        assert_eq!((read.latency.answers, read.latency.max_ms), (1, 3.0));
-    }
-
-    #[test]
-    fn percentiles_are_those_of_the_last_answers() {
-        let status = Status::new();
-        assert_eq!(status.snapshot().latency, Latency::default());
-        for _ in 0..LATENCIES {
-            status.answered(Outcome::Scored, Duration::from_secs(9), true);
-        }
-        for _ in 0..LATENCIES / 100 {
-            (1..=100).for_each(|ms| status.answered(Outcome::Scored, Duration::from_millis(ms), true));
-        }
-        (0..LATENCIES % 100).for_each(|_| status.answered(Outcome::Scored, Duration::from_millis(50), true));
-        let latency = status.snapshot().latency;
-        assert_eq!(
-            (latency.p50_ms, latency.max_ms, latency.answers),
-            (50.0, 100.0, LATENCIES)
-        );
-        assert!((94.0..=96.0).contains(&latency.p95_ms) && (98.0..=99.0).contains(&latency.p99_ms));
-    }
-
-    #[test]
-    fn ready_means_serving_connected_and_alive() {
-        let status = Status::new();
-        let why = || {
-            status
-                .snapshot()
-                .why_not_ready(Duration::from_secs(3600))
-                .unwrap_or_default()
-        };
-        assert!(why().starts_with("loading"));
-        status.set_state(State::Serving);
-        assert!(why().starts_with("disconnected"));
-        status.set_connected(true);
-        assert_eq!(why(), "");
-        for state in [
-            State::Connecting,
-            State::Full,
-            State::Off,
-            State::Stopping,
-            State::Failed,
-        ] {
-            status.set_state(state);
-            assert!(why().starts_with(state.name()), "{state:?}");
-        }
-        status.set_state(State::Serving);
-        let mut read = status.snapshot();
-        read.heart_beat_age = Duration::from_secs(31);
-        let why = read.why_not_ready(Duration::from_secs(30)).unwrap_or_default();
-        assert!(why.contains("31000") && why.contains("30000"), "{why}");
-    }
-
-    #[test]
-    fn states_are_read_as_they_were_set() {
-        let status = Status::new();
-        for state in State::ALL {
-            status.set_state(state);
-            assert_eq!(status.state(), state);
-        }
-    }
-}
+#[path = "status_tests.rs"]
+mod tests;

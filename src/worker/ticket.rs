@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{OwnedPermit, Receiver, Sender, channel};
 
 use crate::protocol::{Encoding, Refusal, RefusalKind, Reply};
 use crate::telemetry::names;
+use crate::telemetry::traces::{RequestTrace, Stage};
 use crate::worker::admit::Share;
 
 /// What goes back to a caller.
@@ -37,6 +38,10 @@ pub struct Outgoing {
     pub deadline: Instant,
     /// The request's share of the queue, given back once the answer has left.
     pub share: Option<Share>,
+    /// Time of the device that was spent on it.
+    pub device_time: Duration,
+    /// The request's span, ended once the answer has left.
+    pub trace: RequestTrace,
 }
 
 /// The sending side of the bounded way to the publisher. Clones share one bound.
@@ -85,6 +90,8 @@ impl Ticket {
                     received_at,
                     deadline,
                     share: None,
+                    device_time: Duration::ZERO,
+                    trace: RequestTrace::default(),
                 },
             )),
         }
@@ -119,6 +126,7 @@ impl Ticket {
     pub fn set_budget(&mut self, budget: Duration) {
         let outgoing = self.outgoing_mut();
         outgoing.deadline = outgoing.received_at + budget;
+        outgoing.trace.set_budget(budget);
     }
 
     /// Sets the encoding of the answer.
@@ -145,6 +153,26 @@ impl Ticket {
         }
     }
 
+    /// The device has spent this on it.
+    pub fn add_device_time(&mut self, spent: Duration) {
+        self.outgoing_mut().device_time += spent;
+    }
+
+    /// Attaches the request's span.
+    pub fn set_trace(&mut self, trace: RequestTrace) {
+        self.outgoing_mut().trace = trace;
+    }
+
+    /// The request's span.
+    pub fn trace(&self) -> &RequestTrace {
+        &self.outgoing().trace
+    }
+
+    /// What the request is at from now on, for its span.
+    pub fn begin_stage(&mut self, stage: Stage) {
+        self.outgoing_mut().trace.stage(stage);
+    }
+
     /// Answers with rankings.
     pub fn answer(self, reply: Reply) {
         self.close(Answer::Scored(reply));
@@ -164,13 +192,18 @@ impl Ticket {
         ));
     }
 
-    /// Answers that the budget will run out before the scores can be ready, so nothing is computed.
+    /// Answers that this worker cannot have the scores ready within what is left of the budget. Not expired: another worker
+    /// may do it.
     pub fn refuse_hopeless(self) {
-        let budget = self.deadline() - self.received_at();
+        let (budget, left) = (
+            self.deadline() - self.received_at(),
+            self.deadline().saturating_duration_since(Instant::now()),
+        );
         self.refuse(Refusal::new(
-            RefusalKind::DeadlineExceeded,
+            RefusalKind::Overloaded,
             format!(
-                "the budget of {} ms would run out before the scores are ready",
+                "the scores would not be ready within the {} ms that are left of the budget of {} ms",
+                left.as_millis(),
                 budget.as_millis()
             ),
         ));
@@ -179,6 +212,7 @@ impl Ticket {
     fn close(mut self, answer: Answer) {
         if let Some((place, mut outgoing)) = self.open.take() {
             outgoing.answer = answer;
+            outgoing.trace.end_stage();
             place.0.send(outgoing);
         }
     }
@@ -186,9 +220,11 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Some((place, outgoing)) = self.open.take() {
+        if let Some((place, mut outgoing)) = self.open.take() {
             metrics::counter!(names::TICKETS_DROPPED_TOTAL).increment(1);
-            tracing::error!("a request was dropped unanswered inside the worker: answering `internal`");
+            outgoing.trace.end_stage();
+            let trace_id = outgoing.trace.trace_id();
+            tracing::error!(parent: outgoing.trace.span(), trace_id, "a request was dropped unanswered inside the worker: answering `internal`");
             place.0.send(outgoing);
         }
     }

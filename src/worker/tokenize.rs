@@ -11,6 +11,7 @@ use super::admit::Admitted;
 use super::ticket::Ticket;
 use crate::model::tokenizer::{PairTokenizer, PairTokens, QueryTokens, TokenizeError};
 use crate::protocol::{Refusal, RefusalKind, Request};
+use crate::telemetry::traces::{RequestTrace, Stage};
 
 /// Documents of one task. Small enough to share a request of 24 over some threads, large enough to be worth a task.
 const CHUNK_DOCUMENTS: usize = 8;
@@ -86,14 +87,18 @@ impl TokenizerPool {
 }
 
 fn start(admitted: Admitted, tokenizer: Arc<PairTokenizer>, next: Arc<dyn Fn(Tokenized) + Send + Sync>) {
-    let Admitted { ticket, request } = admitted;
+    let Admitted { mut ticket, request } = admitted;
     let started_at = Instant::now();
     if ticket.expired(started_at) {
         return ticket.refuse_expired("before tokenizing");
     }
+    ticket.begin_stage(Stage::Tokenize);
     let query = match tokenizer.query(&request.query) {
         Ok(query) => query,
-        Err(error) => return ticket.refuse(refusal("query", &error)),
+        Err(error) => {
+            let refused = refusal("query", &error, ticket.trace());
+            return ticket.refuse(refused);
+        }
     };
     let documents = request.documents.len();
     let chunks = documents.div_ceil(CHUNK_DOCUMENTS).max(1);
@@ -129,7 +134,7 @@ fn run_chunk(work: Arc<Work>, chunk: usize) {
         match work.tokenizer.pair(&work.query, &document.text, work.request.truncate) {
             Ok(pair) => pairs.push(pair),
             Err(error) => {
-                failed = Some(refusal(&format!("documents[{index}]"), &error));
+                failed = Some((index, error));
                 break;
             }
         }
@@ -139,8 +144,11 @@ fn run_chunk(work: Arc<Work>, chunk: usize) {
         for (slot, pair) in outcome.pairs[start..].iter_mut().zip(pairs) {
             *slot = Some(pair);
         }
-        if outcome.refusal.is_none() {
-            outcome.refusal = failed;
+        if outcome.refusal.is_none()
+            && let (Some((index, error)), Some(ticket)) = (failed, &outcome.ticket)
+        {
+            let refused = refusal(&format!("documents[{index}]"), &error, ticket.trace());
+            outcome.refusal = Some(refused);
         }
     }
     if work.chunks_left.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -183,14 +191,14 @@ fn finish(work: Arc<Work>) {
     });
 }
 
-fn refusal(field: &str, error: &TokenizeError) -> Refusal {
+fn refusal(field: &str, error: &TokenizeError, trace: &RequestTrace) -> Refusal {
     match error {
         TokenizeError::TooLong { tokens, tokens_max } => Refusal::new(
             RefusalKind::InvalidRequest,
             format!("`{field}` makes a pair of {tokens} tokens; the model takes {tokens_max} and `truncate` is false"),
         ),
         TokenizeError::Failed(_) => {
-            tracing::error!(field, "tokenizing failed");
+            tracing::error!(parent: trace.span(), trace_id = trace.trace_id(), field, "tokenizing failed");
             Refusal::new(RefusalKind::Internal, format!("`{field}` could not be tokenized"))
         }
     }

@@ -63,17 +63,34 @@ fn only_the_engine_names_tch() {
 }
 
 #[test]
-fn only_receive_reply_and_discovery_speak_nats_in_the_worker() {
+fn only_few_files_of_the_worker_speak_nats() {
     assert_eq!(
         files_with("worker", "async_nats"),
-        ["worker/discovery.rs", "worker/receive.rs", "worker/reply.rs"]
+        [
+            "worker/connection.rs",
+            "worker/discovery.rs",
+            "worker/group.rs",
+            "worker/receive.rs",
+            "worker/reply.rs"
+        ]
     );
 }
 
 #[test]
-fn batch_and_rank_read_no_clock() {
-    for (path, code) in code("worker") {
-        if path == "worker/batch.rs" || path == "worker/rank.rs" {
+fn pure_files_read_no_clock() {
+    let pure = [
+        ("worker", &["batch", "rank"][..]),
+        ("client", &["scatter", "gather", "breaker", "hedge"]),
+    ];
+    for (folder, names) in pure {
+        let files: Vec<_> = names.iter().map(|name| format!("{folder}/{name}.rs")).collect();
+        let found: Vec<_> = code(folder)
+            .into_iter()
+            .filter(|(path, _)| files.contains(path))
+            .collect();
+        assert_eq!(found.len(), files.len(), "{files:?}");
+        for (path, code) in found {
+            let code = code.split("#[cfg(test)]").next().unwrap_or_default();
             for banned in ["Instant::now", "SystemTime", "tokio", "std::fs", "std::net"] {
                 assert!(!code.contains(banned), "{path} uses {banned}");
             }
@@ -83,23 +100,28 @@ fn batch_and_rank_read_no_clock() {
 
 #[test]
 fn every_metric_is_recorded_somewhere() {
-    let recorded: String = code("")
-        .into_iter()
-        .filter(|(path, _)| path != "telemetry/names.rs")
-        .map(|(_, code)| code)
-        .collect();
-    let names = std::fs::read_to_string(root().join("src/telemetry/names.rs")).expect("a source file");
-    let constants: Vec<&str> = names
-        .lines()
-        .filter(|line| line.contains(": &str = \"rerank_"))
-        .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next())
-        .collect();
-    assert!(constants.len() > 10, "{constants:?}");
-    for constant in constants {
-        assert!(
-            recorded.contains(&format!("names::{constant}")),
-            "{constant} is never recorded"
-        );
+    for module in ["names", "caller_names", "gateway_names"] {
+        let file = format!("telemetry/{module}.rs");
+        let recorded: String = code("")
+            .into_iter()
+            .filter(|(path, _)| *path != file)
+            .map(|(_, code)| code)
+            .collect();
+        let names = std::fs::read_to_string(root().join("src").join(file)).expect("a source file");
+        let constants: Vec<&str> = names
+            .lines()
+            .filter(|line| line.contains(": &str = \"rerank_"))
+            .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next())
+            .collect();
+        assert!(constants.len() >= 5, "{constants:?}");
+        for constant in constants {
+            let used = format!("{module}::{constant}");
+            // The very module, and not one whose name ends alike.
+            let found = recorded
+                .match_indices(&used)
+                .any(|(at, _)| !recorded[..at].ends_with('_'));
+            assert!(found, "{used} is never recorded");
+        }
     }
 }
 
@@ -118,5 +140,20 @@ fn the_client_needs_neither_worker_nor_model() {
 fn no_channel_without_a_bound() {
     for needle in ["unbounded_channel", "mpsc::channel()", "crossbeam_channel::unbounded"] {
         assert_eq!(files_with("", needle), Vec::<String>::new(), "{needle}");
+    }
+}
+
+#[test]
+fn the_gateway_needs_neither_worker_nor_model_nor_nats() {
+    for (path, code) in code("gateway") {
+        for banned in [
+            "crate::worker",
+            "crate::model",
+            "crate::config",
+            "crate::cli::",
+            "async_nats",
+        ] {
+            assert!(!code.contains(banned), "{path} uses {banned}");
+        }
     }
 }

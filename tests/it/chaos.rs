@@ -1,13 +1,12 @@
 //! Things break under load: a worker is killed, a fleet is restarted one by one, the server goes away, a cluster loses
 //! a node. Each test accounts for every request: answered once, or seen by its caller to end for a stated reason.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use nats_rerank::protocol::Request;
 
 use crate::support::ledger::{Ending, Load};
-use crate::support::nats_server::NatsServer;
+use crate::support::nats_server::{NatsServer, free_port};
 use crate::support::worker::Worker;
 use crate::support::{PATIENCE, RawCaller, reference};
 
@@ -83,15 +82,6 @@ async fn a_fleet_that_comes_and_goes_loses_nothing() {
         (0, ledger.sent()),
         "{ledger:?}"
     );
-}
-
-fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0")
-        .expect("a port")
-        .local_addr()
-        .expect("an address")
-        .port()
-        .to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use nats_rerank::model::engine::{DeviceChoice, Engine, EngineSettings, Precision, PrecisionChoice, TorchEngine};
+use nats_rerank::model::engine::{DeviceChoice, Engine, EngineSettings, PrecisionChoice, TorchEngine};
 use nats_rerank::model::files::Checkpoint;
 use nats_rerank::model::tokenizer::{PairTokenizer, PairTokens};
 use serde::Deserialize;
@@ -54,10 +54,10 @@ impl Model {
         }
     }
 
-    fn engine(&self, precision: Precision) -> TorchEngine {
+    fn engine(&self, precision: PrecisionChoice) -> TorchEngine {
         let settings = EngineSettings {
             device: DeviceChoice::Cpu,
-            precision: PrecisionChoice::Exact(precision),
+            precision,
             threads: 1,
             warmup_samples: 0,
             ..EngineSettings::default()
@@ -127,7 +127,7 @@ fn check_tokens(model: &Model) {
 }
 
 fn check_fp32(model: &Model) {
-    let mut engine = model.engine(Precision::Fp32);
+    let mut engine = model.engine(PrecisionChoice::Fp32);
     let activation = engine.info().activation;
     let mut worst = 0f32;
     for case in &model.reference.cases {
@@ -167,7 +167,7 @@ fn fp32_agrees_on_real_weights_in_shards() {
 #[test]
 fn bf16_stays_within_what_bf16_allows() {
     for model in small_models().into_iter().chain([minilm()]) {
-        let mut engine = model.engine(Precision::Bf16);
+        let mut engine = model.engine(PrecisionChoice::Bf16);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for case in &model.reference.cases {
             let pairs = model.pairs(case);
@@ -192,7 +192,7 @@ fn bf16_stays_within_what_bf16_allows() {
 #[test]
 fn a_pair_scores_the_same_alone_and_in_any_company() {
     for model in small_models().into_iter().chain([minilm()]) {
-        let mut engine = model.engine(Precision::Fp32);
+        let mut engine = model.engine(PrecisionChoice::Fp32);
         // All pairs of all cases but the very large ones in one batch: every length beside every other.
         let pairs: Vec<PairTokens> = model
             .reference
@@ -227,7 +227,7 @@ fn a_pair_scores_the_same_alone_and_in_any_company() {
 #[test]
 fn the_same_batch_gives_the_same_bits() {
     let model = minilm();
-    let mut engine = model.engine(Precision::Fp32);
+    let mut engine = model.engine(PrecisionChoice::Fp32);
     let pairs = model.pairs(&model.reference.cases[0]);
     let first = engine.score(&borrowed(&pairs)).expect("logits");
     for _ in 0..20 {

@@ -19,9 +19,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::support::nats_server::NatsServer;
-use crate::support::{PATIENCE, RawCaller, reference};
+use crate::support::{PATIENCE, RawCaller, reference, until};
 
-type Script = Box<dyn FnMut(&[&PairTokens]) -> Result<Vec<f32>, EngineError> + Send>;
+/// What stands in for the forward pass.
+pub type Script = Box<dyn FnMut(&[&PairTokens]) -> Result<Vec<f32>, EngineError> + Send>;
 
 struct Scripted {
     info: EngineInfo,
@@ -41,6 +42,8 @@ impl Engine for Scripted {
 pub struct InProcess {
     stop: watch::Sender<bool>,
     run: JoinHandle<Result<(), WorkerError>>,
+    /// What the worker knows of itself.
+    pub status: Arc<Status>,
 }
 
 impl InProcess {
@@ -108,11 +111,12 @@ impl InProcess {
             Ok(Loaded { engine, tokenizer })
         };
         let (stop, stopped) = watch::channel(false);
-        let run = tokio::spawn(worker::run(settings, load, stopped, Status::new()));
+        let status = Status::new();
+        let run = tokio::spawn(worker::run(settings, load, stopped, status.clone()));
         if waits {
             until("the worker has joined", || server.subscriptions(&subject) > before).await;
         }
-        InProcess { stop, run }
+        InProcess { stop, run, status }
     }
 
     /// Stops it and waits for its end.
@@ -128,16 +132,6 @@ impl InProcess {
             .expect("the worker ends")
             .expect("no panic")
     }
-}
-
-/// Waits for something that happens soon.
-pub async fn until(what: &str, mut there: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !there() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    });
-    waited.await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 /// The number of tokens, so that every pair's score is known.
@@ -331,4 +325,67 @@ async fn a_batch_that_fails_is_refused_and_the_next_one_succeeds() {
     assert_eq!(caller.ask(&request).await.refused().kind, RefusalKind::Internal);
     caller.ask(&request).await.scored();
     worker.stop().await.expect("a clean stop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn device_time_that_went_to_a_late_answer_is_counted_as_wasted_and_no_other() {
+    let server = NatsServer::start();
+    let (began, begun) = mpsc::channel::<()>();
+    let (release, held) = mpsc::channel::<()>();
+    let mut batches = 0;
+    let worker = InProcess::start(
+        &server,
+        |_| (),
+        move |pairs| {
+            batches += 1;
+            // The second batch is on the device for as long as the test wants.
+            if batches == 2 {
+                let _ = began.send(());
+                let _ = held.recv();
+            }
+            Ok(lengths(pairs))
+        },
+    )
+    .await;
+    let caller = RawCaller::connect(&server.url).await;
+    let mut request = Request::new("q", ["a", "b"]);
+    caller.ask(&request).await.scored();
+    // It is sure of being a member a round trip after the first subscription.
+    until("joined", || worker.status.snapshot().joins == 1).await;
+    let read = worker.status.snapshot();
+    assert_eq!((read.engine_wasted, read.out_of_memory), (Duration::ZERO, 0));
+    assert!(read.engine_busy_ratio <= 1.0);
+
+    request.timeout_ms = Some(300.0);
+    let late = {
+        let (caller, request) = (caller.clone(), request.clone());
+        tokio::spawn(async move { caller.ask(&request).await })
+    };
+    tokio::task::spawn_blocking(move || begun.recv_timeout(PATIENCE))
+        .await
+        .unwrap()
+        .expect("the batch is on the device");
+    // The budget runs out while the device is at it.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    release.send(()).unwrap();
+    assert_eq!(late.await.unwrap().refused().kind, RefusalKind::DeadlineExceeded);
+    let status = worker.status.clone();
+    until("the time is booked", || {
+        status.snapshot().engine_wasted > Duration::ZERO
+    })
+    .await;
+    let read = status.snapshot();
+    // One request had the batch for itself: all of its time is lost, and none of the first one's.
+    assert!(
+        read.engine_wasted <= read.engine_busy + Duration::from_millis(1),
+        "{:?} of {:?}",
+        read.engine_wasted,
+        read.engine_busy
+    );
+    let wasted = read.engine_wasted;
+    request.timeout_ms = None;
+    caller.ask(&request).await.scored();
+    assert_eq!(status.snapshot().engine_wasted, wasted);
+    worker.stop().await.expect("a clean stop");
+    assert_eq!(status.snapshot().leaves.map(|(_, count)| count), [0, 0, 1]);
 }

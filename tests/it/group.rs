@@ -1,15 +1,14 @@
-//! Leaving and rejoining the queue group: for fullness and by the live switch. Nothing is lost on the way.
+//! Leaving and rejoining the queue group for fullness. Nothing is lost on the way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
 use nats_rerank::protocol::{Encoding, RefusalKind, Request};
 
-use crate::faults::{InProcess, lengths, until};
+use crate::faults::{InProcess, lengths};
+use crate::support::RawCaller;
 use crate::support::nats_server::NatsServer;
-use crate::support::{Answer, RawCaller};
 
 /// What callers saw.
 #[derive(Default)]
@@ -111,64 +110,4 @@ async fn many_departures_for_fullness_lose_no_request() {
         seen.refused.load(Ordering::Relaxed),
         seen.nobody.load(Ordering::Relaxed)
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_live_switch_turns_workers_off_and_on() {
-    let store = tempfile::tempdir().unwrap();
-    let server = NatsServer::start_with(&["-js", "-sd", &store.path().display().to_string()]);
-    let change = |settings: &mut nats_rerank::worker::WorkerSettings| {
-        settings.switch_bucket = Some("switch".to_owned());
-    };
-    // The bucket is not there yet: the configuration holds.
-    let worker = InProcess::start(&server, change, |pairs| Ok(lengths(pairs))).await;
-    let members = || server.subscriptions("rerank.v1.score");
-    until("joined without a bucket", || members() == 1).await;
-    let caller = RawCaller::connect(&server.url).await;
-    // By its stream: the client's own call asks for account details that servers before 2.10 do not tell.
-    let context = jetstream::new(caller.client.clone());
-    context
-        .create_stream(jetstream::stream::Config {
-            name: "KV_switch".to_owned(),
-            subjects: vec!["$KV.switch.>".to_owned()],
-            max_messages_per_subject: 1,
-            discard: jetstream::stream::DiscardPolicy::New,
-            allow_rollup: true,
-            deny_delete: true,
-            allow_direct: true,
-            num_replicas: 1,
-            ..Default::default()
-        })
-        .await
-        .expect("a stream");
-    let bucket = context.get_key_value("switch").await.expect("a bucket");
-    bucket.put("enabled", "false".into()).await.expect("a value");
-    until("left", || members() == 0).await;
-    let error = caller
-        .client
-        .request(
-            caller.subject.clone(),
-            Request::new("q", ["a"]).encode(Encoding::Json).into(),
-        )
-        .await
-        .expect_err("nobody serves");
-    assert_eq!(error.kind(), async_nats::RequestErrorKind::NoResponders);
-    bucket.put("enabled", "nonsense".into()).await.expect("a value");
-    bucket.put("enabled", "true".into()).await.expect("a value");
-    until("back", || members() == 1).await;
-    assert!(matches!(caller.ask(&Request::new("q", ["a"])).await, Answer::Scored(_)));
-    bucket.put("enabled", "false".into()).await.expect("a value");
-    until("left again", || members() == 0).await;
-    bucket.delete("enabled").await.expect("a deletion");
-    until("the configuration holds again", || members() == 1).await;
-    worker.stop().await.expect("a clean stop");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_jetstream_the_configuration_holds() {
-    let server = NatsServer::start();
-    let on = |settings: &mut nats_rerank::worker::WorkerSettings| settings.switch_bucket = Some("switch".to_owned());
-    let worker = InProcess::start(&server, on, |pairs| Ok(lengths(pairs))).await;
-    until("joined", || server.subscriptions("rerank.v1.score") == 1).await;
-    worker.stop().await.expect("a clean stop");
 }

@@ -100,9 +100,24 @@ async fn a_serving_worker_is_ready_and_measured() {
     assert!(0.0 < number("/latency_ms/p50") && number("/latency_ms/p99") <= number("/latency_ms/max"));
     assert!(number("/batch/pairs_mean") >= 2.0 && number("/engine/busy_ratio") > 0.0);
 
+    assert!(number("/engine/tokens_per_second") > 0.0 && number("/queue/predicted_wait_ms") >= 0.0);
+    assert_eq!(
+        (number("/engine/wasted_ms"), number("/batch/tokens_max")),
+        (0.0, 4096.0)
+    );
+    assert_eq!((number("/group/joins"), number("/group/leaves/full")), (1.0, 0.0));
+    assert_eq!(stats["group"]["member"], true);
+    assert!(stats["device_memory_mb"].is_null(), "{stats:#}");
+
     let (code, metrics) = get(&address, "/metrics");
     assert_eq!(code, 200);
+    assert!(!metrics.contains("rerank_engine_tokens_per_second 0\n"), "{metrics}");
     for metric in nats_rerank::telemetry::names::ALL {
+        if matches!(metric.kind, nats_rerank::telemetry::names::Kind::GaugeIfKnown) {
+            // These tests run on the CPU, which has no memory of its own.
+            assert!(!metrics.contains(&format!("\n{} ", metric.name)), "{}", metric.name);
+            continue;
+        }
         assert!(metrics.contains(&format!("# TYPE {} ", metric.name)), "{}", metric.name);
         assert!(metrics.contains(&format!("# HELP {} ", metric.name)), "{}", metric.name);
     }
@@ -113,6 +128,12 @@ async fn a_serving_worker_is_ready_and_measured() {
         "rerank_request_stage_seconds_count{stage=\"tokenize\"} 3",
         "rerank_request_stage_seconds_count{stage=\"total\"} 4",
         "rerank_group_member 1",
+        "rerank_group_joins_total 1",
+        "rerank_group_leaves_total{reason=\"full\"} 0",
+        "rerank_engine_wasted_microseconds_total 0",
+        "rerank_out_of_memory_total 0",
+        "rerank_queue_tokens 0",
+        "rerank_batch_tokens_max 4096",
         "rerank_model_loads_total 1",
         "rerank_nats_reconnects_total 0",
     ] {

@@ -61,7 +61,7 @@ async fn served(server: &NatsServer, url: &str, sets: &[String], caller: Connect
         .await
         .expect("an answer");
     assert_eq!(answer.reply.rankings.len(), 2);
-    assert_eq!(server.subscriptions("rerank.v1.score"), 1);
+    assert_eq!(server.members("rerank.v1.score"), 1);
 }
 
 /// A worker with `sets` is turned away: exit 1, a word on logging in, and nothing of `secret`.

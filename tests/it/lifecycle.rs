@@ -9,7 +9,7 @@ use nats_rerank::protocol::{Encoding, Request};
 
 use crate::support::nats_server::NatsServer;
 use crate::support::worker::{Worker, program};
-use crate::support::{RawCaller, reference, root};
+use crate::support::{RawCaller, reference, root, until};
 
 fn run(args: &[&str]) -> Output {
     program().args(args).stdin(Stdio::null()).output().expect("the program")
@@ -235,6 +235,43 @@ async fn a_stop_answers_what_was_taken_and_exits_by_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once() {
+    for (second, code) in [("TERM", 143), ("INT", 130)] {
+        let server = NatsServer::start();
+        // Far more work than a test would wait for, and a grace to match.
+        let sets = [
+            "shutdown.grace_ms=600000",
+            "limits.default_timeout_ms=600000",
+            "limits.timeout_ms_max=600000",
+            "queue.leave_at_percent=0",
+            "model.hang_timeout_ms=0",
+        ];
+        let mut worker = Worker::start(&server.url, &root().join(".checkpoints/minilm-l6-seeded"), &sets);
+        let caller = RawCaller::connect(&server.url).await;
+        let documents: Vec<String> = (0..200)
+            .map(|index| format!("{index} {}", "many words ".repeat(200)))
+            .collect();
+        let body = Request::new("which", documents.iter().map(String::as_str)).encode(Encoding::Json);
+        for _ in 0..10 {
+            let inbox = caller.client.new_inbox();
+            let sent = caller
+                .client
+                .publish_with_reply(caller.subject.clone(), inbox, body.clone().into());
+            sent.await.expect("a request");
+        }
+        caller.client.flush().await.expect("a flush");
+        until("taken", || server.monitor("/varz")["out_msgs"].as_u64() >= Some(10)).await;
+        worker.signal("TERM");
+        worker.wait_for_log("finishing what was taken");
+        assert!(worker.try_wait().is_none(), "it finished early: {}", worker.log());
+        worker.signal(second);
+        assert_eq!(worker.wait().code(), Some(code), "{}", worker.log());
+        assert_eq!(worker.count_log("second signal: ending at once"), 1, "{}", worker.log());
+        assert_eq!(worker.count_log("\"stopped\""), 0, "{}", worker.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn switched_off_means_no_responders_at_once() {
     let server = NatsServer::start();
     let mut command = program();
@@ -249,12 +286,7 @@ async fn switched_off_means_no_responders_at_once() {
     let mut worker = Worker::spawn_command(command);
     worker.wait_for_log("switched off");
     let caller = RawCaller::connect(&server.url).await;
-    let error = caller
-        .client
-        .request(caller.subject.clone(), "{}".into())
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), async_nats::RequestErrorKind::NoResponders);
+    caller.ask_nobody().await;
     worker.signal("TERM");
     assert_eq!(worker.wait().code(), Some(143));
 }

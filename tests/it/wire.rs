@@ -343,7 +343,8 @@ async fn one_reply_each_and_none_without_an_inbox() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_at_once() {
-    let scene = scene(&["queue.requests_max=4"]).await;
+    // One that never leaves its group, so that it is asked all the same.
+    let scene = scene(&["queue.requests_max=4", "queue.leave_at_percent=0"]).await;
     let documents: Vec<String> = (0..400)
         .map(|index| format!("document number {index} about bread and yeast"))
         .collect();
@@ -406,12 +407,7 @@ async fn a_request_larger_than_a_batch_is_put_together_again() {
 async fn two_workers_share_the_work_and_no_worker_is_no_responders() {
     let server = NatsServer::start();
     let caller = RawCaller::connect(&server.url).await;
-    let nobody = caller
-        .client
-        .request(caller.subject.clone(), "{}".into())
-        .await
-        .unwrap_err();
-    assert_eq!(nobody.kind(), async_nats::RequestErrorKind::NoResponders);
+    caller.ask_nobody().await;
     let workers = [0, 1].map(|_| Worker::start(&server.url, &reference("bert-small"), &["log.level=debug"]));
     let body = request(&["a", "b"]).encode(Encoding::Json);
     let mut seen = std::collections::HashSet::new();

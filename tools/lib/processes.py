@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,9 +61,8 @@ class Stage:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.stop()
         if kind is None and not self.kept:
-            for path in sorted(self.folder.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-            self.folder.rmdir()
+            # Somebody may have tidied the temporary folder meanwhile: no reason to lose what was measured.
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, name: str, command: list[str]) -> subprocess.Popen:
         """Start a process in its own session (so that Ctrl-C reaches this script alone), its output in a log file."""
@@ -96,6 +97,14 @@ class Stage:
         """Start a worker; it is not ready yet (`wait_ready`)."""
         # Several on one machine: each on a free port.
         return self.start(name, [str(program()), "worker", "--nats-url", url, "--set", "health.listen=127.0.0.1:0", *arguments])
+
+    def health_address(self, name: str) -> str:
+        """Where the health of a worker that is ready listens, as its log tells."""
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", self.log(name).read_text("utf-8"))
+        found = re.search(r"health: .*?address=(\S+)", plain)
+        if not found:
+            raise Failed(f"no health address in {self.log(name)}")
+        return found.group(1)
 
     def wait_ready(self, name: str, process: subprocess.Popen) -> None:
         self.wait(name, process, lambda: b"ready: joined the queue group" in self.log(name).read_bytes())

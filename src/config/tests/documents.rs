@@ -31,12 +31,12 @@ fn every_profile_is_valid_and_does_what_it_is_for() {
     assert_eq!(profile(Profile::Production).log.format, LogFormat::Json);
     let minimal = profile(Profile::Minimal);
     assert_eq!(minimal.model.max_length, Some(128));
-    for threads in [minimal.model.threads, minimal.tokenize.threads, minimal.runtime.threads] {
+    for threads in [minimal.model.threads, minimal.tokenize.threads] {
         assert_eq!(threads, Some(1));
     }
     assert!(minimal.queue.bytes_max <= 16 << 20);
     let gpu = profile(Profile::Gpu);
-    assert_eq!(gpu.model.device, Device::Cuda(0));
+    assert_eq!(gpu.model.device, DeviceChoice::Cuda(0));
     assert!(gpu.batch.window > Config::default().batch.window);
 }
 

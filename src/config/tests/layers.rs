@@ -22,7 +22,7 @@ fn the_defaults_are_valid_and_as_promised() {
     assert_eq!(config.model.id, "builtin");
     assert_eq!(
         (config.model.device, config.model.precision),
-        (Device::Auto, Precision::Auto)
+        (DeviceChoice::Auto, PrecisionChoice::Auto)
     );
     assert_eq!((config.model.max_length, config.model.threads), (None, None));
     assert_eq!(config.batch.window, Duration::from_millis(2));

@@ -6,21 +6,8 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
+use crate::choices::{DeviceChoice, PrecisionChoice};
 use crate::model::ModelError;
-
-/// What the settings ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum DeviceChoice {
-    /// CUDA, else MPS, else CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this index; an error if it is not there.
-    Cuda(usize),
-    /// Apple's GPU; an error if it is not there.
-    Mps,
-}
 
 /// A device that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,16 +38,6 @@ impl Device {
             Device::Mps => tch::Device::Mps,
         }
     }
-}
-
-/// The precision that the settings ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum PrecisionChoice {
-    /// fp16 on a GPU, bf16 on a CPU that multiplies bf16 natively, else fp32.
-    #[default]
-    Auto,
-    /// As given.
-    Exact(Precision),
 }
 
 /// What the encoder computes in. The head and the activation are in fp32 always.
@@ -189,17 +166,18 @@ fn open_cuda(library: &str) -> Result<(), String> {
 
 /// The precision to compute in.
 pub fn choose_precision(choice: PrecisionChoice, device: Device) -> Precision {
-    match (choice, device) {
-        (PrecisionChoice::Exact(precision), _) => {
-            if precision == Precision::Fp16 && device == Device::Cpu {
-                tracing::warn!("fp16 on a CPU is slow on most; bf16 or fp32 serve better");
-            }
-            precision
-        }
+    let precision = match (choice, device) {
+        (PrecisionChoice::Fp32, _) => Precision::Fp32,
+        (PrecisionChoice::Fp16, _) => Precision::Fp16,
+        (PrecisionChoice::Bf16, _) => Precision::Bf16,
         (PrecisionChoice::Auto, Device::Cuda(_) | Device::Mps) => Precision::Fp16,
         (PrecisionChoice::Auto, Device::Cpu) if cpu_has_fast_bf16() => Precision::Bf16,
         (PrecisionChoice::Auto, Device::Cpu) => Precision::Fp32,
+    };
+    if precision == Precision::Fp16 && device == Device::Cpu {
+        tracing::warn!("fp16 on a CPU is slow on most; bf16 or fp32 serve better");
     }
+    precision
 }
 
 /// Whether this CPU multiplies bf16 natively (AMX, AVX-512 BF16, or Arm's BF16), by what the kernel reports.

@@ -6,10 +6,13 @@
 mod device;
 mod encoder;
 mod layout;
+mod memory;
 mod torch;
 
-pub use device::{Device, DeviceChoice, Precision, PrecisionChoice, choose_device, choose_precision};
+pub use crate::choices::{DeviceChoice, PrecisionChoice};
+pub use device::{Device, Precision, choose_device, choose_precision};
 pub use layout::Layout;
+pub use memory::DeviceMemory;
 pub use torch::{EngineSettings, TorchEngine};
 
 use super::spec::ScoreActivation;
@@ -31,6 +34,11 @@ pub trait Engine {
     /// [`EngineError`]; the engine stays usable after anything but [`EngineError::Fatal`]. A logit may be non-finite:
     /// the caller checks, since that concerns one request and not the batch.
     fn score(&mut self, pairs: &[&PairTokens]) -> Result<Vec<f32>, EngineError>;
+
+    /// Memory of the device; `None` where it has none of its own, or does not say.
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        None
+    }
 }
 
 /// What an engine tells of itself.

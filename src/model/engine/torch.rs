@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::device::{Device, DeviceChoice, Precision, PrecisionChoice, choose_device, choose_precision};
+use super::device::{Device, Precision, choose_device, choose_precision};
 use super::encoder::Encoder;
 use super::layout::Layout;
+use super::memory::{DeviceMemory, MemoryMeter};
 use super::{Engine, EngineError, EngineInfo};
+use crate::choices::{DeviceChoice, PrecisionChoice};
 use crate::model::ModelError;
 use crate::model::files::Checkpoint;
 use crate::model::tokenizer::PairTokens;
@@ -44,6 +46,7 @@ pub struct TorchEngine {
     info: EngineInfo,
     vocab_size: usize,
     roberta_pad: Option<u32>,
+    memory: Option<MemoryMeter>,
 }
 
 impl TorchEngine {
@@ -79,6 +82,10 @@ impl TorchEngine {
             },
             vocab_size: spec.vocab_size,
             roberta_pad: spec.architecture.is_roberta_family().then_some(spec.pad_token_id),
+            memory: match device {
+                Device::Cuda(index) => MemoryMeter::find(index),
+                Device::Cpu | Device::Mps => None,
+            },
         };
         let loaded = started.elapsed();
         engine.warm_up(settings.warmup_samples)?;
@@ -126,6 +133,10 @@ impl Engine for TorchEngine {
         // Gradient mode is per thread in libtorch.
         let logits = tch::no_grad(|| self.encoder.forward(&layout))?;
         Ok(layout.unsort(&logits))
+    }
+
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        self.memory.as_ref().and_then(MemoryMeter::read)
     }
 }
 

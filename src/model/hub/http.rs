@@ -4,11 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{debug, warn};
 use ureq::http::{HeaderMap, Response, StatusCode, header};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 use url::Url;
 
 use super::super::error::{HubFailure, ModelError};
+use crate::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that sends nothing for so long has stalled; the download itself may take as long as it takes.
@@ -297,12 +297,8 @@ fn agent() -> Agent {
         .timeout_recv_response(Some(STALL_TIMEOUT))
         .timeout_per_read(Some(STALL_TIMEOUT))
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
-    // The system's certificates, so that a company's own mirror is trusted where the system trusts it; a container without
-    // any keeps those that are built in.
-    let native = rustls_native_certs::load_native_certs();
-    if !native.certs.is_empty() {
-        let roots = native.certs.iter().map(|der| Certificate::from_der(der).to_owned());
-        config = config.tls_config(TlsConfig::builder().root_certs(RootCerts::from(roots)).build());
+    if let Some(tls) = tls::system_roots() {
+        config = config.tls_config(tls);
     }
     config.build().into()
 }

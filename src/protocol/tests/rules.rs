@@ -226,10 +226,7 @@ fn more_documents_than_the_limit_are_counted_and_refused() {
     for encoding in BOTH {
         let refusal = Request::decode_within(encoding, &body(encoding, json), 2).expect_err("four are too many");
         assert_eq!(refusal.kind, RefusalKind::TooLarge);
-        assert_eq!(
-            refusal.message,
-            "`documents`: 4 documents, more than this worker's limit of 2"
-        );
+        assert_eq!(refusal.message, "`documents`: 4 documents, more than the limit of 2");
         let json = r#"{"query": "q", "documents": ["a", "b"]}"#;
         assert!(Request::decode_within(encoding, &body(encoding, json), 2).is_ok());
     }

@@ -1,8 +1,13 @@
 //! What the integration tests stand on: a real nats-server on a free port, real worker processes, a raw caller.
 
+mod basics;
+pub mod http;
 pub mod ledger;
 pub mod nats_server;
+pub mod proxy;
 pub mod worker;
+
+pub use basics::{PATIENCE, root, signal};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,12 +15,14 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use nats_rerank::protocol::{Encoding, Refusal, Reply, Request};
 
-/// A wait that only a broken system reaches: long, since test machines are slow, but never endless.
-pub const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The repository's root.
-pub fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+/// Waits for something that happens soon.
+pub async fn until(what: &str, mut there: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !there() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 /// The folder of a reference checkpoint.
@@ -57,7 +64,11 @@ pub struct RawCaller {
 
 impl RawCaller {
     pub async fn connect(url: &str) -> RawCaller {
-        let client = async_nats::ConnectOptions::new()
+        RawCaller::connect_with(async_nats::ConnectOptions::new(), url).await
+    }
+
+    pub async fn connect_with(options: async_nats::ConnectOptions, url: &str) -> RawCaller {
+        let client = options
             .request_timeout(Some(PATIENCE))
             .connect(url)
             .await
@@ -105,6 +116,13 @@ impl RawCaller {
             Encoding::Json,
         )
         .await
+    }
+
+    /// Sends a request and is told that nobody serves the subject.
+    pub async fn ask_nobody(&self) {
+        let asked = self.client.request(self.subject.clone(), "{}".into()).await;
+        let error = asked.expect_err("nobody serves");
+        assert_eq!(error.kind(), async_nats::RequestErrorKind::NoResponders);
     }
 
     /// Sends JSON text.

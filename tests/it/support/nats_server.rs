@@ -13,6 +13,8 @@ pub struct NatsServer {
     pub url: String,
     monitoring: String,
     _folder: tempfile::TempDir,
+    /// Its configuration, where it was started with one.
+    configuration: Option<tempfile::NamedTempFile>,
 }
 
 /// Set-up leaves a link in the repository; an operator's own may be named by NATS_SERVER.
@@ -68,7 +70,35 @@ impl NatsServer {
             url: first("nats"),
             monitoring: first("monitoring"),
             _folder: folder,
+            configuration: None,
         }
+    }
+
+    /// Starts with a configuration file that holds `text`.
+    pub fn start_configured(text: &str, args: &[&str]) -> NatsServer {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("a configuration");
+        let path = file.path().display().to_string();
+        let mut server = NatsServer::start_with(&[&["-c", path.as_str()], args].concat());
+        server.configuration = Some(file);
+        server
+    }
+
+    /// Puts `text` in place of its configuration and has it read.
+    pub fn reload(&self, text: &str) {
+        let file = self.configuration.as_ref().expect("started with a configuration");
+        std::fs::write(file.path(), text).expect("a configuration");
+        self.signal("HUP");
+    }
+
+    /// Sends a signal: `STOP` hangs it, `CONT` wakes it, `USR2` is lame duck mode.
+    pub fn signal(&self, name: &str) {
+        super::signal(self.child.id(), name);
+    }
+
+    /// Where it listens for clients.
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("nats://")
     }
 
     /// A page of the server's monitoring, e.g. `/subsz?subs=1`.
@@ -82,6 +112,17 @@ impl NatsServer {
         serde_json::from_str(body).expect("JSON")
     }
 
+    /// Connections that listen to `subject` now, with however many subscriptions.
+    pub fn members(&self, subject: &str) -> usize {
+        let page = self.monitor("/connz?subs=1&limit=10000");
+        let connections = page["connections"].as_array().cloned().unwrap_or_default();
+        let listens = |connection: &serde_json::Value| {
+            let list = connection["subscriptions_list"].as_array();
+            list.is_some_and(|list| list.iter().any(|one| one == subject))
+        };
+        connections.iter().filter(|connection| listens(connection)).count()
+    }
+
     /// Subscriptions to `subject` that exist now.
     pub fn subscriptions(&self, subject: &str) -> usize {
         let page = self.monitor("/subsz?subs=1&limit=10000");
@@ -89,6 +130,31 @@ impl NatsServer {
             .as_array()
             .map_or(0, |list| list.iter().filter(|sub| sub["subject"] == subject).count())
     }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port().to_string()
+}
+
+/// Servers that know each other, started with `configuration` each.
+pub fn cluster(size: usize, configuration: &str) -> Vec<NatsServer> {
+    let ports: Vec<String> = (0..size).map(|_| free_port()).collect();
+    let routes: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    let all = routes.join(",");
+    let nodes = routes.iter().map(|own| {
+        let args = [
+            "--cluster_name",
+            "test",
+            "--cluster",
+            own.as_str(),
+            "--routes",
+            all.as_str(),
+        ];
+        NatsServer::start_configured(configuration, &args)
+    });
+    nodes.collect()
 }
 
 impl Drop for NatsServer {

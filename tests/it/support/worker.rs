@@ -1,6 +1,6 @@
 //! Worker processes: the real program, its log read line by line.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,10 @@ use super::PATIENCE;
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nats-rerank"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RERANK_") || name.to_string_lossy().starts_with("HF_") {
+        if ["RERANK_", "HF_", "OTEL_"]
+            .iter()
+            .any(|ours| name.to_string_lossy().starts_with(ours))
+        {
             command.env_remove(name);
         }
     }
@@ -36,6 +39,11 @@ impl Worker {
 
     /// Starts a worker and does not wait.
     pub fn spawn(url: &str, model: &str, sets: &[&str]) -> Worker {
+        Worker::spawn_command(Worker::command(url, model, sets))
+    }
+
+    /// The command that starts a worker.
+    pub fn command(url: &str, model: &str, sets: &[&str]) -> Command {
         let mut command = program();
         command.args([
             "worker",
@@ -53,7 +61,7 @@ impl Worker {
         for set in sets {
             command.args(["--set", set]);
         }
-        Worker::spawn_command(command)
+        command
     }
 
     /// Starts the given command as a worker.
@@ -116,6 +124,30 @@ impl Worker {
         line["address"].as_str().expect("an address").to_owned()
     }
 
+    /// The value of a metric, with its labels if it has any: `rerank_requests_total{outcome="scored"}`.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> f64 {
+        let address = self.health_address();
+        let mut stream = std::net::TcpStream::connect(&address).expect("the health port");
+        write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n").expect("a request");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("an answer");
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = line.unwrap_or_else(|| panic!("no {name} in:\n{page}"));
+        value.trim().parse().expect("a number")
+    }
+
+    /// The state that `/readyz` tells, and whether it says ready.
+    #[track_caller]
+    pub fn ready(&self) -> bool {
+        let address = self.health_address();
+        let mut stream = std::net::TcpStream::connect(&address).expect("the health port");
+        write!(stream, "GET /readyz HTTP/1.0\r\nHost: {address}\r\n\r\n").expect("a request");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("an answer");
+        page.split_whitespace().nth(1) == Some("200")
+    }
+
     /// Resident memory in KiB.
     pub fn rss_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a live process");
@@ -127,11 +159,7 @@ impl Worker {
     }
 
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args(["-s", name, &self.child.id().to_string()])
-            .status()
-            .expect("kill");
-        assert!(sent.success());
+        super::signal(self.child.id(), name);
     }
 
     /// Its exit status, if it has ended.

@@ -1,0 +1,244 @@
+"""Calls over a real nats-server, answered by responders that say what the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import nats
+import pytest
+from conftest import NatsServer, Responder, options, ranked, refusal, score_of, silent, until
+
+from nats_rerank import BlockingReranker, BreakerOptions, Reranked, Reranker
+
+DOCUMENTS = ["b 2", "a 1", "c 3"]
+
+
+def is_ann(answer: Reranked[Any], documents: list[Any], reason: str) -> bool:
+    """Whether the documents came back as they were, for this reason."""
+    kept = [(ranked.item, ranked.index, ranked.score) for ranked in answer.items]
+    assert (answer.order, answer.reason) == ("ann", reason), answer
+    return kept == [(document, index, None) for index, document in enumerate(documents)]
+
+
+async def test_the_callers_own_items_come_back_best_first(shared_server: NatsServer, responder: Responder) -> None:
+    @dataclass(eq=False)
+    class Hit:
+        body: str
+
+    hits = [Hit(text) for text in DOCUMENTS]
+    async with await Reranker.connect(shared_server.url, options()) as reranker:
+        answer = await reranker.rerank("q", hits, 2, text=lambda hit: hit.body)
+        assert answer.is_reranked
+        assert [ranked.item for ranked in answer] == [hits[2], hits[0]]
+        assert [(ranked.index, ranked.score) for ranked in answer] == [(2, 3.0), (0, 2.0)]
+        assert (answer.model, answer.workers, answer.partial) == ("scripted", ("worker-1",), None)
+        assert (await reranker.rerank("q", [{"text": text} for text in DOCUMENTS], 1)).documents == [{"text": "c 3"}]
+        assert (await reranker.rerank("q", iter(DOCUMENTS), 9)).documents == ["c 3", "b 2", "a 1"]
+        empty: list[str] = []
+        assert (await reranker.rerank("q", empty)).order == "model"
+        assert (await reranker.rerank("q", DOCUMENTS, 0)).items == []
+    assert len(responder.requests) == 3
+    assert responder.requests[0] == {"query": "q", "top_k": 2, "documents": DOCUMENTS}
+
+
+async def test_the_remaining_budget_and_the_options_are_sent(shared_server: NatsServer, responder: Responder) -> None:
+    async with await Reranker.connect(shared_server.url, options(raw_scores=True, model="m")) as reranker:
+        await reranker.rerank("q", DOCUMENTS, budget_ms=20_000)
+        await reranker.rerank("q", DOCUMENTS, raw_scores=False, truncate=False, model="n")
+    assert 0 < float(responder.headers[0]["Rerank-Timeout-Ms"]) <= 20_000
+    assert responder.headers[0]["Content-Type"] == "application/json"
+    assert responder.requests[0] == {"query": "q", "raw_scores": True, "model": "m", "documents": DOCUMENTS}
+    assert responder.requests[1] == {"query": "q", "truncate": False, "model": "n", "documents": DOCUMENTS}
+
+
+async def test_without_workers_and_without_answers(shared_server: NatsServer, responder: Responder) -> None:
+    responder.answer = silent
+    async with await Reranker.connect(shared_server.url, options()) as reranker:
+        began = time.monotonic()
+        answer = await reranker.rerank("q", DOCUMENTS, 2, budget_ms=80)
+        assert is_ann(answer, DOCUMENTS[:2], "timed_out")
+        assert time.monotonic() - began >= 0.08
+    async with await Reranker.connect(shared_server.url, options(subject="rerank.v1.nobody")) as reranker:
+        assert is_ann(await reranker.rerank("q", DOCUMENTS), DOCUMENTS, "no_responders")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"hello",
+        b"",
+        {"rankings": [{"index": 0, "score": 1.0}], "model": "m"},
+        {"rankings": [{"index": 7, "score": 1.0}] * 3, "model": "m"},
+        {"rankings": [{"index": index, "score": float("nan")} for index in range(3)], "model": "m"},
+    ],
+)
+async def test_bad_replies(shared_server: NatsServer, responder: Responder, answer: Any) -> None:
+    responder.answer = lambda _: answer
+    async with await Reranker.connect(shared_server.url, options()) as reranker:
+        assert is_ann(await reranker.rerank("q", DOCUMENTS), DOCUMENTS, "bad_reply")
+
+
+async def test_refusals_are_told_and_those_of_full_workers_retried(
+    shared_server: NatsServer, responder: Responder
+) -> None:
+    async with await Reranker.connect(shared_server.url, options()) as reranker:
+        responder.answer = refusal(500, "internal")
+        answer = await reranker.rerank("q", DOCUMENTS)
+        assert is_ann(answer, DOCUMENTS, "refused")
+        assert (answer.kind, answer.detail, len(responder.requests)) == ("internal", "told in the body", 1)
+
+        responder.answer = refusal(429, "overloaded")
+        assert (await reranker.rerank("q", DOCUMENTS)).kind == "overloaded"
+        assert len(responder.requests) == 4, "once, and twice more"
+        left = [float(headers["Rerank-Timeout-Ms"]) for headers in responder.headers[1:]]
+        assert left == sorted(left, reverse=True), "of one budget"
+
+        def once(request: dict[str, Any]) -> Any:
+            responder.answer = ranked
+            return refusal(429, "unavailable")(request)
+
+        responder.answer = once
+        assert (await reranker.rerank("q", DOCUMENTS)).is_reranked
+
+
+async def test_calls_that_make_no_sense_are_not_sent(shared_server: NatsServer, responder: Responder) -> None:
+    async with await Reranker.connect(shared_server.url, options()) as reranker:
+        for wrong in (
+            await reranker.rerank(" ", DOCUMENTS),
+            await reranker.rerank(None, DOCUMENTS),  # type: ignore[arg-type]
+            await reranker.rerank("q", DOCUMENTS, -1),
+            await reranker.rerank("q", DOCUMENTS, text=lambda text: text[99]),
+        ):
+            assert is_ann(wrong, DOCUMENTS, "refused")
+            assert wrong.kind == "invalid_request"
+        assert is_ann(await reranker.rerank("q", [1, 2], 1), [1], "refused")
+        assert is_ann(await reranker.rerank("q", DOCUMENTS, budget_ms=0), DOCUMENTS, "timed_out")
+    assert responder.requests == []
+
+
+async def test_a_list_larger_than_a_message_is_split_and_merged(
+    shared_server: NatsServer, responder: Responder
+) -> None:
+    documents = [f"{'x' * 900} {place * 7919 % 200}" for place in range(200)]
+    best = sorted(range(200), key=lambda place: -score_of(documents[place]))
+    async with await Reranker.connect(shared_server.url, options()) as reranker:
+        answer = await reranker.rerank("q", documents)
+        assert [ranked.index for ranked in answer] == best
+        assert (answer.partial, answer.order) == (None, "model")
+        assert len(responder.requests) in (3, 4)
+        answer = await reranker.rerank("q", documents, 5)
+        assert [ranked.index for ranked in answer] == best[:5]
+
+        # Parts are asked for logits: scores that the activation has saturated are all alike.
+        assert all(request.get("raw_scores") for request in responder.requests)
+        responder.activation = "sigmoid"
+        answer = await reranker.rerank("q", documents)
+        assert [ranked.index for ranked in answer] == best
+        assert answer.items[0].score == 1.0
+        assert answer.items[-1].score == 0.5
+        responder.activation = "from the future"
+        assert is_ann(await reranker.rerank("q", documents), documents, "bad_reply")
+        assert (await reranker.rerank("q", documents, raw_scores=True)).items[0].score == 199
+        assert (await reranker.rerank("q", DOCUMENTS)).is_reranked, "what fits is not in need of it"
+        responder.activation = "identity"
+
+        # One part is refused: what it held keeps its order behind the rest.
+        responder.answer = lambda request: (
+            refusal(500, "internal")(request) if documents[0] in request["documents"] else ranked(request)
+        )
+        answer = await reranker.rerank("q", documents)
+        assert answer.partial is not None
+        unscored = answer.partial.unscored
+        assert (answer.partial.reason, answer.partial.kind) == ("refused", "internal")
+        assert 50 <= unscored <= 100
+        assert [ranked.index for ranked in answer] == [place for place in best if place >= unscored] + list(
+            range(unscored)
+        )
+        assert all((ranked.score is None) == (ranked.index < unscored) for ranked in answer)
+
+        # One document fits into no message.
+        responder.answer = ranked
+        answer = await reranker.rerank("q", ["a 1", "x" * 70_000, "b 2"])
+        assert [ranked.index for ranked in answer] == [2, 0, 1]
+        assert answer.partial is not None
+        assert (answer.partial.unscored, answer.partial.kind) == (1, "too_large")
+        asked = len(responder.requests)
+        answer = await reranker.rerank("q" * 70_000, DOCUMENTS)
+        assert is_ann(answer, DOCUMENTS, "refused")
+        assert (answer.kind, len(responder.requests)) == ("too_large", asked)
+
+
+async def test_after_failures_nothing_is_asked_until_a_try_succeeds(
+    shared_server: NatsServer, responder: Responder
+) -> None:
+    breaker = BreakerOptions(calls=4, calls_min=4, failure_percent=100, pause_ms_min=200)
+    async with await Reranker.connect(shared_server.url, options(breaker=breaker)) as reranker:
+        responder.answer = refusal(400, "invalid_request")
+        for _ in range(8):
+            assert (await reranker.rerank("q", DOCUMENTS)).kind == "invalid_request"
+        responder.answer = silent
+        for _ in range(8):
+            assert (await reranker.rerank("q", DOCUMENTS, budget_ms=5)).reason == "timed_out"
+        responder.answer = refusal(500, "internal")
+        for _ in range(4):
+            assert (await reranker.rerank("q", DOCUMENTS)).kind == "internal"
+        asked = len(responder.requests)
+        assert is_ann(await reranker.rerank("q", DOCUMENTS, 1), DOCUMENTS[:1], "circuit_open")
+        assert len(responder.requests) == asked
+        responder.answer = ranked
+
+        async def reranked() -> bool:
+            return (await reranker.rerank("q", DOCUMENTS)).is_reranked
+
+        await until(reranked)
+        assert await reranked()
+
+
+async def test_calls_side_by_side_and_cancelled_ones(shared_server: NatsServer, responder: Responder) -> None:
+    async with await Reranker.connect(shared_server.url, options()) as reranker:
+        answers = await asyncio.gather(*(reranker.rerank("q", [f"a {n}", f"b {n + 1}"]) for n in range(100)))
+        assert [answer.items[0].score for answer in answers] == [float(n + 1) for n in range(100)]
+        responder.answer = silent
+        call = asyncio.create_task(reranker.rerank("q", DOCUMENTS))
+
+        async def asked() -> bool:
+            return len(responder.requests) == 101
+
+        await until(asked)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+        client = reranker._core.connection.client
+        assert client is not None
+
+        async def nothing_is_left() -> bool:
+            return not client._resp_map and not reranker._core._stragglers and not reranker._core._waiting
+
+        await until(nothing_is_left)
+        responder.answer = ranked
+        assert (await reranker.rerank("q", DOCUMENTS)).is_reranked
+
+
+async def test_over_a_connection_of_the_program(shared_server: NatsServer, responder: Responder) -> None:
+    client = await nats.connect(shared_server.url)
+    async with Reranker.over(client, options()) as reranker:
+        assert (await reranker.rerank("q", DOCUMENTS)).is_reranked
+    assert client.is_connected
+    await client.close()
+
+
+async def test_the_blocking_client(shared_server: NatsServer, responder: Responder) -> None:
+    def blocking() -> None:
+        with BlockingReranker.connect(shared_server.url, options()) as reranker:
+            assert reranker.rerank("q", DOCUMENTS, 1).documents == ["c 3"]
+            responder.answer = silent
+            assert is_ann(reranker.rerank("q", DOCUMENTS, budget_ms=80), DOCUMENTS, "timed_out")
+            assert is_ann(reranker.rerank("", DOCUMENTS), DOCUMENTS, "refused")
+        assert is_ann(reranker.rerank("q", DOCUMENTS), DOCUMENTS, "disconnected")
+        reranker.close()
+
+    await asyncio.to_thread(blocking)

@@ -1,0 +1,335 @@
+//! What the connection to NATS tells of itself, and what follows from it: whether the worker may go on, whether it should
+//! move to another server, since when there is a connection.
+//!
+//! The client library takes up a lost connection by itself and makes the subscriptions again; what it cannot know is what
+//! a forbidden subject or a server that is about to stop means for a worker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::connection::State;
+use async_nats::{ClientError, Event, ServerError};
+use tokio::sync::watch;
+
+use super::WorkerError;
+use super::group::GroupAddress;
+use super::status::Status;
+use super::violation::{Complaints, Repeated, Violation};
+use crate::telemetry::names;
+
+/// Refusals of the credentials in a row, after the connection was closed, that end the worker. The client library waits
+/// longer from try to try: so many take some eight seconds.
+const REFUSALS_MAX: u32 = 13;
+/// A server answers sooner than this, or the worker goes on without having heard.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
+/// An answer of the server that is here takes no longer than this to be told by the client library.
+const TELL_MAX: Duration = Duration::from_millis(50);
+/// `PONG` and the end of its line.
+const PONG_BYTES: u64 = 6;
+/// Workers that are told at once that their server is about to stop spread their moves over this time, so that the queue
+/// group is never without any. Servers give ten seconds unless told otherwise.
+const MOVE_SPREAD: Duration = Duration::from_secs(2);
+/// How long a move waits for the answers that are owed.
+const MOVE_ANSWERS_MAX: Duration = Duration::from_secs(5);
+/// How long the new connection may take before the worker goes on, unready until there is one.
+const MOVE_CONNECT_MAX: Duration = Duration::from_secs(30);
+/// How often what was told is held against what is.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a worker cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    /// It may not listen.
+    Forbidden,
+    /// It may not even connect.
+    Rejected,
+}
+
+/// What was told so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    connected: bool,
+    /// When the present connection was made, or the last one.
+    connected_at: Option<Instant>,
+    /// How often a server said that it is about to stop.
+    lame_ducks: u64,
+    /// Refusals of the credentials in a row.
+    refusals: u32,
+    lost: Option<Lost>,
+}
+
+/// See the module.
+pub(super) struct Link {
+    group: GroupAddress,
+    status: Arc<Status>,
+    told: watch::Sender<Told>,
+    /// Of the lame ducks told, those that are dealt with.
+    lame_ducks_seen: AtomicU64,
+    slow: Repeated,
+    complaints: Complaints,
+}
+
+impl Link {
+    pub(super) fn new(group: GroupAddress, status: Arc<Status>) -> Arc<Link> {
+        Arc::new(Link {
+            group,
+            status,
+            told: watch::Sender::new(Told::default()),
+            lame_ducks_seen: AtomicU64::new(0),
+            slow: Repeated::default(),
+            complaints: Complaints::default(),
+        })
+    }
+
+    /// Takes note of an event. Never blocks.
+    pub(super) fn on_event(&self, event: Event) {
+        match event {
+            Event::Connected => {
+                self.set_connected(true);
+                tracing::info!("connected to NATS");
+            }
+            Event::Disconnected => {
+                self.set_connected(false);
+                tracing::warn!("the connection to NATS is lost: reconnecting");
+            }
+            Event::LameDuckMode => {
+                metrics::counter!(names::NATS_LAME_DUCK_TOTAL).increment(1);
+                tracing::warn!("the NATS server is about to stop (lame duck mode)");
+                self.told.send_modify(|told| told.lame_ducks += 1);
+            }
+            Event::SlowConsumer(_) => {
+                metrics::counter!(names::NATS_SLOW_CONSUMER_TOTAL).increment(1);
+                self.slow.tell(|times| {
+                    tracing::warn!(
+                        times,
+                        "messages were dropped: they came faster than this worker takes them"
+                    );
+                });
+            }
+            Event::ServerError(ServerError::Other(text)) => self.on_server_error(&text),
+            Event::ServerError(error) => tracing::error!(%error, "the NATS server reports an error"),
+            // Told while a lost connection is taken up again: once for each try that the server refused.
+            Event::ClientError(ClientError::Other(text)) if text == "authorization violation" => self.on_refusal(),
+            Event::ClientError(error) => tracing::warn!(%error, "NATS cannot be reached"),
+            event => tracing::info!(%event, "NATS"),
+        }
+    }
+
+    fn on_server_error(&self, text: &str) {
+        if text.eq_ignore_ascii_case("slow consumer") {
+            metrics::counter!(names::NATS_SLOW_CONSUMER_TOTAL).increment(1);
+            tracing::warn!("the NATS server closes the connection: this worker did not read fast enough");
+            return;
+        }
+        let Some(violation) = Violation::parse(text) else {
+            tracing::error!(error = text, "the NATS server reports an error");
+            return;
+        };
+        metrics::counter!(names::NATS_PERMISSION_VIOLATIONS_TOTAL, "on" => violation.name()).increment(1);
+        if violation == Violation::Subscribe(&self.group.subject) {
+            tracing::error!(
+                subject = self.group.subject,
+                "the NATS server forbids the subscription that this worker lives on"
+            );
+            self.told.send_modify(|told| told.lost = Some(Lost::Forbidden));
+        } else {
+            self.complaints.tell(violation);
+        }
+    }
+
+    fn on_refusal(&self) {
+        self.told.send_modify(|told| {
+            told.refusals += 1;
+            if told.refusals == 1 {
+                tracing::error!(
+                    refusals_max = REFUSALS_MAX,
+                    "the NATS server does not accept the credentials any more"
+                );
+            }
+            if told.refusals == REFUSALS_MAX {
+                told.lost = Some(Lost::Rejected);
+            }
+        });
+    }
+
+    fn set_connected(&self, connected: bool) {
+        self.status.set_connected(connected);
+        self.told.send_modify(|told| {
+            told.connected = connected;
+            if connected {
+                told.connected_at = Some(Instant::now());
+                told.refusals = 0;
+            }
+        });
+    }
+
+    /// Holds what was told against what is, for as long as it is polled: the client library drops events when there are
+    /// very many at once, and a worker must not look disconnected for ever after.
+    pub(super) async fn check(&self, client: &async_nats::Client) {
+        let mut differed = false;
+        loop {
+            tokio::time::sleep(CHECK_EVERY).await;
+            let connected = client.connection_state() == State::Connected;
+            let differs = connected != self.told.borrow().connected;
+            if differs && differed {
+                self.set_connected(connected);
+            }
+            differed = differs;
+        }
+    }
+
+    /// When the present connection, or the last one, was made.
+    pub(super) fn connected_at(&self) -> Option<Instant> {
+        self.told.borrow().connected_at
+    }
+
+    /// Returns when this worker cannot go on with its NATS system.
+    pub(super) async fn lost(&self) -> WorkerError {
+        let lost = self
+            .told
+            .subscribe()
+            .wait_for(|told| told.lost.is_some())
+            .await
+            .map(|told| *told);
+        match lost.map(|told| (told.lost, told.refusals)) {
+            Ok((Some(Lost::Rejected), refusals)) => WorkerError::Rejected { refusals },
+            // Proof of the second half: the sender lives in `self`.
+            Ok((Some(Lost::Forbidden) | None, _)) | Err(_) => WorkerError::Forbidden {
+                subject: self.group.subject.clone(),
+                queue_group: self.group.queue_group.clone(),
+            },
+        }
+    }
+
+    /// Waits until the server has answered what was sent before, so that a violation of permissions would have been told;
+    /// within a bound. `subject` is one that this worker may listen to and nobody else does.
+    ///
+    /// A flush of the client library tells that bytes have left, not that they were answered. Draining a subscription
+    /// sends a PING as well, whose PONG shows in the number of bytes that came. Several, so that something else of a
+    /// few bytes (the server pings too) cannot be taken for it.
+    pub(super) async fn round_trip(&self, client: &async_nats::Client, subject: &str) {
+        const PINGS: u64 = 3;
+        let statistics = client.statistics();
+        let before = statistics.in_bytes.load(Ordering::Relaxed);
+        let answered = tokio::time::timeout(ROUND_TRIP_MAX, async {
+            for _ in 0..PINGS {
+                if let Ok(mut subscription) = client.subscribe(subject.to_owned()).await {
+                    let _ = subscription.drain().await;
+                }
+            }
+            while statistics.in_bytes.load(Ordering::Relaxed) < before + PINGS * PONG_BYTES {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        if answered.await.is_err() {
+            tracing::warn!("the NATS server does not answer in time");
+        }
+        tokio::time::sleep(TELL_MAX).await;
+    }
+
+    /// Returns when it is time to move to another server: this one is about to stop, and there is another.
+    pub(super) async fn elsewhere(&self, client: &async_nats::Client) {
+        loop {
+            let seen = self.lame_ducks_seen.load(Ordering::Relaxed);
+            let told = self
+                .told
+                .subscribe()
+                .wait_for(|told| told.lame_ducks > seen)
+                .await
+                .map(|told| *told);
+            let Ok(told) = told else {
+                return std::future::pending().await;
+            };
+            tokio::time::sleep(spread()).await;
+            self.lame_ducks_seen.store(told.lame_ducks, Ordering::Relaxed);
+            if self.told.borrow().connected_at != told.connected_at {
+                // The connection was lost meanwhile: it is on its way elsewhere already.
+                continue;
+            }
+            match client.server_pool().await {
+                Ok(pool) if pool.len() > 1 => return,
+                _ => tracing::warn!("no other NATS server is known: staying until this one closes the connection"),
+            }
+        }
+    }
+
+    /// Moves to another server, once everything that is owed has been answered: to be called outside the queue group.
+    pub(super) async fn move_on(&self, client: &async_nats::Client) {
+        let until = Instant::now() + MOVE_ANSWERS_MAX;
+        while self.status.queue_requests() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // What is not written is lost with the connection.
+        let _ = tokio::time::timeout(MOVE_ANSWERS_MAX, client.flush()).await;
+        let before = self.connected_at();
+        if client.force_reconnect().await.is_err() {
+            return;
+        }
+        let mut told = self.told.subscribe();
+        let moved = told.wait_for(|told| told.connected && told.connected_at != before);
+        match tokio::time::timeout(MOVE_CONNECT_MAX, moved).await {
+            Ok(_) => tracing::info!("moved to another NATS server"),
+            Err(_) => tracing::warn!("no other NATS server could be reached yet: trying on"),
+        }
+    }
+}
+
+/// A part of [`MOVE_SPREAD`] that differs from worker to worker.
+fn spread() -> Duration {
+    let id = nuid::next();
+    let sum = id
+        .bytes()
+        .fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    MOVE_SPREAD * (sum % 1000) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link() -> Arc<Link> {
+        let group = GroupAddress {
+            subject: "rerank.v1.score".to_owned(),
+            queue_group: "rerank".to_owned(),
+        };
+        Link::new(group, Status::new())
+    }
+
+    fn server_error(text: &str) -> Event {
+        Event::ServerError(ServerError::Other(text.to_owned()))
+    }
+
+    #[tokio::test]
+    async fn only_the_groups_own_subject_ends_the_worker() {
+        let link = link();
+        link.on_event(server_error("Permissions Violation for Subscription to \"$SRV.PING\""));
+        link.on_event(server_error("Permissions Violation for Publish to \"_INBOX.secret\""));
+        link.on_event(server_error("Maximum Payload Violation"));
+        assert_eq!(link.told.borrow().lost, None);
+        link.on_event(server_error(
+            "Permissions Violation for Subscription to \"rerank.v1.score\" using queue \"rerank\"",
+        ));
+        let error = link.lost().await;
+        let text = error.to_string();
+        assert!(
+            matches!(error, WorkerError::Forbidden { .. }) && text.contains("\"rerank.v1.score rerank\""),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn refusals_in_a_row_end_the_worker_and_a_connection_forgives_them() {
+        let link = link();
+        let refused = || Event::ClientError(ClientError::Other("authorization violation".to_owned()));
+        (1..REFUSALS_MAX).for_each(|_| link.on_event(refused()));
+        link.on_event(Event::Connected);
+        (1..REFUSALS_MAX).for_each(|_| link.on_event(refused()));
+        assert_eq!(link.told.borrow().lost, None);
+        link.on_event(refused());
+        assert!(matches!(
+            link.lost().await,
+            WorkerError::Rejected { refusals: REFUSALS_MAX }
+        ));
+    }
+}

@@ -1,0 +1,125 @@
+//! A TCP proxy between a worker and its nats-server: a network that a test can break.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+
+/// What the network does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Forwards to this address.
+    To(String),
+    /// Keeps connections open and forwards nothing; new ones are accepted and forgotten.
+    Frozen,
+    /// Closes every connection.
+    Cut,
+}
+
+pub struct Proxy {
+    pub url: String,
+    mode: watch::Sender<Mode>,
+    open: Arc<Mutex<Vec<AbortHandle>>>,
+    accepts: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A network that works, to `address`.
+    pub async fn start(address: &str) -> Proxy {
+        Proxy::start_slow(address, Duration::ZERO).await
+    }
+
+    /// A network that holds what it forwards for `delay`, each way.
+    pub async fn start_slow(address: &str, delay: Duration) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("nats://{}", listener.local_addr().expect("an address"));
+        let (mode, watched) = watch::channel(Mode::To(address.to_owned()));
+        let open = Arc::new(Mutex::new(Vec::new()));
+        let accepts = tokio::spawn({
+            let open = open.clone();
+            async move {
+                while let Ok((inside, _)) = listener.accept().await {
+                    let connection = tokio::spawn(connection(inside, watched.clone(), delay));
+                    open.lock().unwrap().push(connection.abort_handle());
+                }
+            }
+        });
+        Proxy {
+            url,
+            mode,
+            open,
+            accepts,
+        }
+    }
+
+    /// Holds every byte, without a word to either side.
+    pub fn freeze(&self) {
+        self.mode.send_replace(Mode::Frozen);
+    }
+
+    /// Closes every connection, and each new one.
+    pub fn cut(&self) {
+        self.mode.send_replace(Mode::Cut);
+        self.close();
+    }
+
+    /// Works again, to `address`; what was open before is closed.
+    pub fn heal(&self, address: &str) {
+        self.close();
+        self.mode.send_replace(Mode::To(address.to_owned()));
+    }
+
+    fn close(&self) {
+        self.open
+            .lock()
+            .unwrap()
+            .drain(..)
+            .for_each(|connection| connection.abort());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepts.abort();
+        self.close();
+    }
+}
+
+async fn connection(inside: TcpStream, mut mode: watch::Receiver<Mode>, delay: Duration) {
+    let now = mode.borrow_and_update().clone();
+    let address = match now {
+        Mode::To(address) => address,
+        Mode::Cut => return,
+        // Held open until it is closed from outside.
+        Mode::Frozen => return std::future::pending().await,
+    };
+    let Ok(outside) = TcpStream::connect(address).await else {
+        return;
+    };
+    let (inside_read, inside_write) = inside.into_split();
+    let (outside_read, outside_write) = outside.into_split();
+    // Either way's end is the end of both.
+    tokio::select! {
+        () = forward(inside_read, outside_write, mode.clone(), delay) => {}
+        () = forward(outside_read, inside_write, mode, delay) => {}
+    }
+}
+
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>, delay: Duration) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        // Frozen, even what has been read stays here.
+        let read = from.read(&mut buffer).await.unwrap_or(0);
+        tokio::time::sleep(delay).await;
+        if mode.wait_for(|mode| *mode != Mode::Frozen).await.is_err() || read == 0 {
+            return;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}

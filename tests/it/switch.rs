@@ -1,0 +1,123 @@
+//! The live switch over JetStream KV: off and on, without JetStream, and across restarts of the server.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use nats_rerank::protocol::Request;
+use nats_rerank::worker::WorkerSettings;
+
+use crate::faults::{InProcess, lengths};
+use crate::support::nats_server::{NatsServer, free_port};
+use crate::support::{Answer, PATIENCE, RawCaller, until};
+
+const SUBJECT: &str = "rerank.v1.score";
+
+/// The live switch's bucket, by its stream: the client's own call asks for what servers before 2.10 do not tell.
+async fn bucket(server: &NatsServer) -> jetstream::kv::Store {
+    let client = RawCaller::connect(&server.url).await.client;
+    let context = jetstream::new(client);
+    let stream = jetstream::stream::Config {
+        name: "KV_switch".to_owned(),
+        subjects: vec!["$KV.switch.>".to_owned()],
+        max_messages_per_subject: 1,
+        discard: jetstream::stream::DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        num_replicas: 1,
+        ..Default::default()
+    };
+    let made = tokio::time::timeout(PATIENCE, async {
+        while let Err(error) = context.get_or_create_stream(stream.clone()).await {
+            println!("JetStream is not there yet: {error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    made.await.expect("a stream");
+    context.get_key_value("switch").await.expect("a bucket")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_live_switch_turns_workers_off_and_on() {
+    let store = tempfile::tempdir().unwrap();
+    let server = NatsServer::start_with(&["-js", "-sd", &store.path().display().to_string()]);
+    let change = |settings: &mut nats_rerank::worker::WorkerSettings| {
+        settings.switch_bucket = Some("switch".to_owned());
+    };
+    // The bucket is not there yet: the configuration holds.
+    let worker = InProcess::start(&server, change, |pairs| Ok(lengths(pairs))).await;
+    let members = || server.subscriptions("rerank.v1.score");
+    until("joined without a bucket", || members() == 1).await;
+    let caller = RawCaller::connect(&server.url).await;
+    let bucket = bucket(&server).await;
+    bucket.put("enabled", "false".into()).await.expect("a value");
+    until("left", || members() == 0).await;
+    caller.ask_nobody().await;
+    bucket.put("enabled", "nonsense".into()).await.expect("a value");
+    bucket.put("enabled", "true".into()).await.expect("a value");
+    until("back", || members() == 1).await;
+    assert!(matches!(caller.ask(&Request::new("q", ["a"])).await, Answer::Scored(_)));
+    bucket.put("enabled", "false".into()).await.expect("a value");
+    until("left again", || members() == 0).await;
+    bucket.delete("enabled").await.expect("a deletion");
+    until("the configuration holds again", || members() == 1).await;
+    worker.stop().await.expect("a clean stop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_jetstream_the_configuration_holds() {
+    let server = NatsServer::start();
+    let on = |settings: &mut nats_rerank::worker::WorkerSettings| settings.switch_bucket = Some("switch".to_owned());
+    let worker = InProcess::start(&server, on, |pairs| Ok(lengths(pairs))).await;
+    until("joined", || server.subscriptions("rerank.v1.score") == 1).await;
+    worker.stop().await.expect("a clean stop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_live_switch_is_followed_across_restarts_of_the_server() {
+    let port = free_port();
+    let start = |store: &tempfile::TempDir| {
+        NatsServer::start_with(&["-p", &port, "-js", "-sd", &store.path().display().to_string()])
+    };
+    let kept = tempfile::tempdir().expect("a folder");
+    let server = start(&kept);
+    let store = bucket(&server).await;
+    for value in ["true", "false", "true", "false"] {
+        store.put("enabled", value.into()).await.expect("a value");
+    }
+    let switched = |settings: &mut WorkerSettings| settings.switch_bucket = Some("switch".to_owned());
+    let worker = InProcess::start(&server, switched, |pairs| Ok(lengths(pairs))).await;
+    let connected = || worker.status.snapshot().connected;
+    let state = || worker.status.state().name();
+    until("off", || state() == "off").await;
+    drop(server);
+    until("the worker has noticed", || !connected()).await;
+
+    // With its storage: off until the bucket says otherwise.
+    let server = start(&kept);
+    until("the worker is back", connected).await;
+    let store = bucket(&server).await;
+    assert_eq!(state(), "off");
+    store.put("enabled", "true".into()).await.expect("a value");
+    until("on", || server.members(SUBJECT) == 1).await;
+    store.put("enabled", "false".into()).await.expect("a value");
+    until("off again", || state() == "off" && server.members(SUBJECT) == 0).await;
+    drop(server);
+    until("the worker has noticed", || !connected()).await;
+
+    // Without it: what was seen last holds, nothing spins, and a bucket made anew, which counts from 1, is followed.
+    let empty = tempfile::tempdir().expect("a folder");
+    let server = start(&empty);
+    until("the worker is back", connected).await;
+    let asked = || server.monitor("/jsz")["api"]["total"].as_u64().unwrap_or(0);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    println!("{} calls to JetStream in three seconds without a bucket", asked());
+    assert!(asked() < 60, "{} calls", asked());
+    assert_eq!(state(), "off");
+    let store = bucket(&server).await;
+    store.put("enabled", "true".into()).await.expect("a value");
+    until("on by the new bucket", || server.members(SUBJECT) == 1).await;
+    store.put("enabled", "false".into()).await.expect("a value");
+    until("off by the new bucket", || server.members(SUBJECT) == 0).await;
+    worker.stop().await.expect("a clean stop");
+}
