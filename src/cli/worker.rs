@@ -8,7 +8,7 @@ use super::signals::stop_on_signal;
 use super::{CliError, Global, WorkerFlags};
 use crate::config::{Config, ModelConfig};
 use crate::model::ModelError;
-use crate::model::engine::{EngineSettings, TorchEngine};
+use crate::model::engine::{EngineSettings, TorchEngine, amx_cap};
 use crate::model::tokenizer::PairTokenizer;
 use crate::model::{ModelSource, Progress, resolve};
 use crate::telemetry;
@@ -71,6 +71,7 @@ fn settle_libraries() {
     use std::os::unix::process::CommandExt;
     let missing: Vec<_> = LIBRARY_SETTINGS
         .into_iter()
+        .chain(amx_cap())
         .filter(|(name, _)| std::env::var_os(name).is_none())
         .collect();
     let mut arguments = std::env::args_os();

@@ -196,6 +196,40 @@ fn flags_name_bf16(cpuinfo: &str) -> bool {
         })
 }
 
+/// The environment variable that keeps oneDNN (inside libtorch) from AMX, and its value, where oneDNN would fail with it.
+///
+/// Some hypervisors show AMX and hide its palettes (CPUID leaf 0x1D reads zero). oneDNN takes the tiles' sizes from there,
+/// and ends the process with an illegal instruction. Seen on Firecracker.
+pub fn amx_cap() -> Option<(&'static str, &'static str)> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__cpuid, __cpuid_count};
+        const LEAF_FEATURES: u32 = 7;
+        const LEAF_PALETTES: u32 = 0x1d;
+        const AMX_TILE: u32 = 1 << 24;
+        if __cpuid(0).eax >= LEAF_PALETTES
+            && __cpuid_count(LEAF_FEATURES, 0).edx & AMX_TILE != 0
+            && __cpuid_count(LEAF_PALETTES, 0).eax == 0
+        {
+            return Some(("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16"));
+        }
+    }
+    None
+}
+
+/// Sets what [`amx_cap`] asks for, where it has not been set before the process began (the worker sees to that).
+pub(super) fn cap_amx() {
+    static CAPPED: OnceLock<()> = OnceLock::new();
+    CAPPED.get_or_init(|| {
+        if let Some((name, value)) = amx_cap()
+            && std::env::var_os(name).is_none()
+        {
+            // SAFETY: once, and before libtorch has computed anything: nobody reads this variable before oneDNN does.
+            unsafe { std::env::set_var(name, value) };
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ mod memory;
 mod torch;
 
 pub use crate::choices::{DeviceChoice, PrecisionChoice};
-pub use device::{Device, Precision, choose_device, choose_precision};
+pub use device::{Device, Precision, amx_cap, choose_device, choose_precision};
 pub use layout::Layout;
 pub use memory::DeviceMemory;
 pub use torch::{EngineSettings, TorchEngine};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::device::{Device, Precision, choose_device, choose_precision};
+use super::device::{Device, Precision, cap_amx, choose_device, choose_precision};
 use super::encoder::Encoder;
 use super::layout::Layout;
 use super::memory::{DeviceMemory, MemoryMeter};
@@ -59,6 +59,7 @@ impl TorchEngine {
         let device = choose_device(settings.device, &settings.cuda_library)?;
         let precision = choose_precision(settings.precision, device);
         if device == Device::Cpu {
+            cap_amx();
             let threads = if settings.threads > 0 {
                 settings.threads
             } else {
