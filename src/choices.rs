@@ -1,4 +1,4 @@
-//! Settings with a fixed set of values, how they are written, and the two that the engine is given as they are.
+//! Settings with a fixed set of values, how they are written, and the three that the engine is given as they are.
 //!
 //! On its own, so that the engine knows nothing of settings files and the settings know nothing of the tensor library.
 
@@ -111,7 +111,7 @@ pub(crate) use words;
 
 words! {
     /// In which number format the model computes (`model.precision`).
-    PrecisionChoice, "auto, fp32, fp16, bf16", {
+    PrecisionChoice, "auto, fp32, fp16, bf16, int8", {
         /// fp16 on a GPU, bf16 on a CPU that multiplies bf16 natively, else fp32.
         Auto = "auto",
         /// 32 bit: agrees with the reference to 1e-4.
@@ -120,6 +120,27 @@ words! {
         Fp16 = "fp16",
         /// 16 bit, the exponent of fp32.
         Bf16 = "bf16",
+        /// Whole numbers of 8 bit in the dense layers, bf16 elsewhere: on CPUs with AVX-512 VNNI or AMX only. Loses some
+        /// ranking quality (docs/models.md).
+        Int8 = "int8",
+    }
+}
+
+words! {
+    /// Which code computes on a CPU (`model.kernels`).
+    KernelsChoice, "auto, amx, avx512-bf16, avx512, avx2, libtorch", {
+        /// The best that this CPU has and that computes the model in its precision.
+        Auto = "auto",
+        /// Our own kernels, up to AMX.
+        Amx = "amx",
+        /// Up to AVX-512 with BF16 and VNNI.
+        Avx512Bf16 = "avx512-bf16",
+        /// Up to AVX-512: fp32.
+        Avx512 = "avx512",
+        /// AVX2: fp32.
+        Avx2 = "avx2",
+        /// libtorch's operators.
+        Libtorch = "libtorch",
     }
 }
 
@@ -151,5 +172,7 @@ mod tests {
         let all: Vec<_> = PrecisionChoice::ALL.iter().map(ToString::to_string).collect();
         assert_eq!(all.join(", "), PrecisionChoice::ALLOWED);
         assert!("FP16".parse::<PrecisionChoice>().is_err());
+        let all: Vec<_> = KernelsChoice::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(all.join(", "), KernelsChoice::ALLOWED);
     }
 }

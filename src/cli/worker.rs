@@ -180,6 +180,7 @@ pub(super) fn engine_settings(model: &ModelConfig) -> EngineSettings {
     EngineSettings {
         device: model.device,
         precision: model.precision,
+        kernels: model.kernels,
         threads: model.threads.unwrap_or(0),
         warmup_samples: model.warmup_samples,
         cuda_library: model.cuda_library.clone(),

@@ -24,7 +24,7 @@ mod validate;
 mod value;
 mod warnings;
 
-pub use crate::choices::{DeviceChoice, PrecisionChoice, UnknownChoice};
+pub use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice, UnknownChoice};
 pub use choices::{LogFormat, OnFailure, Profile};
 pub use layers::{Flag, Sources};
 pub use problem::{ConfigError, Problem, Source};

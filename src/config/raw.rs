@@ -66,6 +66,7 @@ section!(Model {
     fallback_ids: Vec<String>,
     device: String,
     precision: String,
+    kernels: String,
     max_length: usize,
     warmup_samples: usize,
     threads: usize,

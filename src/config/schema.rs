@@ -2,7 +2,7 @@
 //! hold that file, this table, the structs in `raw` and `docs/configuration.md` together.
 
 use super::forms;
-use super::{DeviceChoice, LogFormat, OnFailure, PrecisionChoice};
+use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice};
 
 /// One setting.
 #[derive(Debug)]
@@ -212,6 +212,9 @@ pub static KEYS: &[Key] = &[
     }),
     text("model.precision", PrecisionChoice::ALLOWED, |text| {
         text.parse::<PrecisionChoice>().is_ok()
+    }),
+    text("model.kernels", KernelsChoice::ALLOWED, |text| {
+        text.parse::<KernelsChoice>().is_ok()
     }),
     or_zero("model.max_length", 8, 65_536, "tokens", "the model's own limit"),
     integer("model.warmup_samples", 0, 1024, "pairs"),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{DeviceChoice, LogFormat, OnFailure, PrecisionChoice, Secret};
+use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret};
 use crate::nats::ConnectionSettings;
 
 /// The whole configuration, validated.
@@ -160,6 +160,8 @@ pub struct ModelConfig {
     pub device: DeviceChoice,
     /// In which number format the model computes.
     pub precision: PrecisionChoice,
+    /// Which code computes on a CPU.
+    pub kernels: KernelsChoice,
     /// Tokens of a pair at most; `None`: the model's own limit.
     pub max_length: Option<usize>,
     /// Pairs scored before the queue group is joined; 0: no warm-up.

@@ -10,7 +10,7 @@ use super::settings::{
     BatchConfig, Config, GatewayConfig, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig,
     ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
 };
-use super::{DeviceChoice, LogFormat, OnFailure, PrecisionChoice, Secret, UnknownChoice};
+use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, UnknownChoice};
 
 /// The typed configuration, or all that does not go together in it.
 pub fn validate(raw: Raw) -> Result<Config, Vec<Problem>> {
@@ -200,6 +200,7 @@ fn model(raw: Model) -> Result<ModelConfig, UnknownChoice> {
         fallback_ids: raw.fallback_ids,
         device: raw.device.parse::<DeviceChoice>()?,
         precision: raw.precision.parse::<PrecisionChoice>()?,
+        kernels: raw.kernels.parse::<KernelsChoice>()?,
         max_length: unless_zero(raw.max_length),
         warmup_samples: raw.warmup_samples,
         threads: unless_zero(raw.threads),

@@ -156,7 +156,8 @@ fn texts_have_forms() {
         ("model.revision", "../../etc"),
         ("model.hub_endpoint", "hub.example"),
         ("model.device", "gpu"),
-        ("model.precision", "int8"),
+        ("model.precision", "int4"),
+        ("model.kernels", "sse2"),
         ("log.format", "pretty"),
         ("log.level", "nats_rerank=loud"),
     ] {

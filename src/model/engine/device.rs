@@ -49,6 +49,8 @@ pub enum Precision {
     Fp16,
     /// bfloat16.
     Bf16,
+    /// Whole numbers of 8 bit in the dense layers, bf16 elsewhere.
+    Int8,
 }
 
 impl Precision {
@@ -56,7 +58,8 @@ impl Precision {
         match self {
             Precision::Fp32 => tch::Kind::Float,
             Precision::Fp16 => tch::Kind::Half,
-            Precision::Bf16 => tch::Kind::BFloat16,
+            // Int8 never comes here: libtorch's operators do not serve it.
+            Precision::Bf16 | Precision::Int8 => tch::Kind::BFloat16,
         }
     }
 }
@@ -67,6 +70,7 @@ impl std::fmt::Display for Precision {
             Precision::Fp32 => "fp32",
             Precision::Fp16 => "fp16",
             Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
         })
     }
 }
@@ -170,6 +174,7 @@ pub fn choose_precision(choice: PrecisionChoice, device: Device) -> Precision {
         (PrecisionChoice::Fp32, _) => Precision::Fp32,
         (PrecisionChoice::Fp16, _) => Precision::Fp16,
         (PrecisionChoice::Bf16, _) => Precision::Bf16,
+        (PrecisionChoice::Int8, _) => Precision::Int8,
         (PrecisionChoice::Auto, Device::Cuda(_) | Device::Mps) => Precision::Fp16,
         (PrecisionChoice::Auto, Device::Cpu) if cpu_has_fast_bf16() => Precision::Bf16,
         (PrecisionChoice::Auto, Device::Cpu) => Precision::Fp32,

@@ -3,13 +3,15 @@
 //! An [`Engine`] is made, warmed and used by one thread (see `worker::infer`): it is neither `Send` nor shared, so
 //! there is nothing to lock and no half-loaded weight to race on.
 
+#[cfg(target_arch = "x86_64")]
+mod cpu;
 mod device;
 mod encoder;
 mod layout;
 mod memory;
 mod torch;
 
-pub use crate::choices::{DeviceChoice, PrecisionChoice};
+pub use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice};
 pub use device::{Device, Precision, amx_cap, choose_device, choose_precision};
 pub use layout::Layout;
 pub use memory::DeviceMemory;
@@ -48,8 +50,10 @@ pub struct EngineInfo {
     pub model_id: String,
     /// `cpu`, `cuda:0`, `mps`.
     pub device: String,
-    /// `fp32`, `fp16`, `bf16`.
+    /// `fp32`, `fp16`, `bf16`, `int8`.
     pub precision: String,
+    /// What computes: `libtorch`, or the instruction set of our own kernels (`amx`, `avx512-bf16`, `avx512`, `avx2`).
+    pub kernels: &'static str,
     /// Tokens of a pair at most, special tokens counted.
     pub length_max: usize,
     /// From logit to score.

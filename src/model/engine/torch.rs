@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+#[cfg(target_arch = "x86_64")]
+use super::cpu::{Native, Numbers};
 use super::device::{Device, Precision, cap_amx, choose_device, choose_precision};
 use super::encoder::Encoder;
 use super::layout::Layout;
 use super::memory::{DeviceMemory, MemoryMeter};
 use super::{Engine, EngineError, EngineInfo};
-use crate::choices::{DeviceChoice, PrecisionChoice};
+use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice};
 use crate::model::ModelError;
 use crate::model::files::Checkpoint;
+use crate::model::spec::ModelSpec;
 use crate::model::tokenizer::PairTokens;
 use crate::model::weights::Weights;
 
@@ -20,7 +23,9 @@ pub struct EngineSettings {
     pub device: DeviceChoice,
     /// Which precision.
     pub precision: PrecisionChoice,
-    /// Threads of one operator on a CPU device; 0: as many as there are cores for this process.
+    /// Which code computes on a CPU.
+    pub kernels: KernelsChoice,
+    /// Threads of a forward pass on a CPU device; 0: as many as there are physical cores for this process.
     pub threads: usize,
     /// Pairs to score before the engine counts as ready; 0: none.
     pub warmup_samples: usize,
@@ -33,6 +38,7 @@ impl Default for EngineSettings {
         EngineSettings {
             device: DeviceChoice::Auto,
             precision: PrecisionChoice::Auto,
+            kernels: KernelsChoice::Auto,
             threads: 0,
             warmup_samples: 8,
             cuda_library: "libtorch_cuda.so".to_owned(),
@@ -42,11 +48,76 @@ impl Default for EngineSettings {
 
 /// A cross-encoder on a device.
 pub struct TorchEngine {
-    encoder: Encoder,
+    forward: Forward,
     info: EngineInfo,
     vocab_size: usize,
     roberta_pad: Option<u32>,
     memory: Option<MemoryMeter>,
+}
+
+/// What computes.
+enum Forward {
+    /// libtorch's operators, on any device.
+    Libtorch(Box<Encoder>),
+    /// Our own kernels, on the CPU.
+    #[cfg(target_arch = "x86_64")]
+    Native(Box<Native>),
+}
+
+impl Forward {
+    fn load(
+        spec: &ModelSpec,
+        weights: &Weights,
+        device: Device,
+        precision: Precision,
+        settings: &EngineSettings,
+    ) -> Result<Forward, ModelError> {
+        #[cfg(target_arch = "x86_64")]
+        if device == Device::Cpu
+            && let Some(numbers) = Numbers::of(precision)
+            && let Some(native) = Native::load(spec, weights, numbers, settings.kernels, threads(settings))?
+        {
+            return Ok(Forward::Native(Box::new(native)));
+        }
+        if precision == Precision::Int8 {
+            return Err(ModelError::Device {
+                device: device.to_string(),
+                reason: format!(
+                    "model.precision = int8 wants a CPU with AVX-512 VNNI and BF16 or AMX, a model whose widths are multiples \
+                     of 16, and model.kernels = auto, amx or avx512-bf16 (now {})",
+                    settings.kernels
+                ),
+            });
+        }
+        if device == Device::Cpu {
+            cap_amx();
+            tch::set_num_threads(threads(settings) as i32);
+        }
+        let encoder = Encoder::load(spec, weights, device.torch(), precision.kind())?;
+        Ok(Forward::Libtorch(Box::new(encoder)))
+    }
+
+    fn kernels(&self) -> &'static str {
+        match self {
+            Forward::Libtorch(_) => "libtorch",
+            #[cfg(target_arch = "x86_64")]
+            Forward::Native(native) => native.kernels(),
+        }
+    }
+
+    /// Logits in layout order.
+    fn run(&mut self, layout: &Layout) -> Result<Vec<f32>, EngineError> {
+        match self {
+            // Gradient mode is per thread in libtorch.
+            Forward::Libtorch(encoder) => Ok(tch::no_grad(|| encoder.forward(layout))?),
+            #[cfg(target_arch = "x86_64")]
+            Forward::Native(native) => native.forward(layout),
+        }
+    }
+}
+
+fn threads(settings: &EngineSettings) -> usize {
+    if settings.threads > 0 { settings.threads } else { cores() }
 }
 
 impl TorchEngine {
@@ -58,22 +129,13 @@ impl TorchEngine {
         let started = Instant::now();
         let device = choose_device(settings.device, &settings.cuda_library)?;
         let precision = choose_precision(settings.precision, device);
-        if device == Device::Cpu {
-            cap_amx();
-            let threads = if settings.threads > 0 {
-                settings.threads
-            } else {
-                cores()
-            };
-            tch::set_num_threads(threads as i32);
-        }
         let weights = Weights::open(checkpoint)?;
         let spec = &checkpoint.spec;
-        let encoder = Encoder::load(spec, &weights, device.torch(), precision.kind())?;
+        let forward = Forward::load(spec, &weights, device, precision, settings)?;
         drop(weights);
         let mut engine = TorchEngine {
-            encoder,
             info: EngineInfo {
+                kernels: forward.kernels(),
                 model_id: checkpoint.id.clone(),
                 device: device.to_string(),
                 precision: precision.to_string(),
@@ -81,6 +143,7 @@ impl TorchEngine {
                 activation: spec.score_activation,
                 batch_tokens: batch_tokens(device),
             },
+            forward,
             vocab_size: spec.vocab_size,
             roberta_pad: spec.architecture.is_roberta_family().then_some(spec.pad_token_id),
             memory: match device {
@@ -131,8 +194,7 @@ impl Engine for TorchEngine {
             return Ok(Vec::new());
         }
         let layout = Layout::new(pairs, self.roberta_pad);
-        // Gradient mode is per thread in libtorch.
-        let logits = tch::no_grad(|| self.encoder.forward(&layout))?;
+        let logits = self.forward.run(&layout)?;
         Ok(layout.unsort(&logits))
     }
 
@@ -159,6 +221,7 @@ fn log_loaded(info: &EngineInfo, precision: Precision, loaded: Duration, warm: D
         model = info.model_id,
         device = info.device,
         %precision,
+        kernels = info.kernels,
         length_max = info.length_max,
         load_ms = loaded.as_millis() as u64,
         warmup_ms = (warm - loaded).as_millis() as u64,

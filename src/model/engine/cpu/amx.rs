@@ -1,0 +1,102 @@
+//! Products on AMX: two by two tiles of 16 × 16 sums. Rust has no stable intrinsics for it, hence assembly.
+
+use std::arch::asm;
+
+use super::kernels::{AMX_UNITS, Product};
+
+pub(super) const PRODUCT_BF16: Product = product_bf16;
+pub(super) const PRODUCT_U8: Product = product_u8;
+
+/// Bytes of a unit, and of a row of a panel.
+const UNIT: usize = 4;
+const PANEL_ROW: usize = 128;
+
+macro_rules! product {
+    ($name:ident, $dot:literal) => {
+        /// # Safety
+        /// As `kernels::Product` says; units are a multiple of [`AMX_UNITS`] and not 0; the tiles of this thread are ready.
+        unsafe fn $name(
+            a: *const u32,
+            a_stride: usize,
+            panel: *const u32,
+            units: usize,
+            rows: usize,
+            out: *mut f32,
+            out_stride: usize,
+        ) {
+            let steps = units / AMX_UNITS;
+            let (a_stride, out_stride) = (a_stride * UNIT, out_stride * UNIT);
+            // SAFETY: reads 16 or 32 rows of `a`, `units` rows of the panel, writes 16 or 32 rows of 32 sums; all of it is
+            // the caller's promise.
+            unsafe {
+                if rows > 16 {
+                    asm!(
+                        "tilezero tmm0",
+                        "tilezero tmm1",
+                        "tilezero tmm2",
+                        "tilezero tmm3",
+                        "2:",
+                        "tileloadd tmm6, [{b} + {b_stride}*1]",
+                        "tileloadd tmm4, [{a} + {a_stride}*1]",
+                        "tileloadd tmm7, [{b} + {b_stride}*1 + 64]",
+                        "tileloadd tmm5, [{a_below} + {a_stride}*1]",
+                        concat!($dot, " tmm0, tmm4, tmm6"),
+                        concat!($dot, " tmm1, tmm4, tmm7"),
+                        concat!($dot, " tmm2, tmm5, tmm6"),
+                        concat!($dot, " tmm3, tmm5, tmm7"),
+                        "add {a}, 64",
+                        "add {a_below}, 64",
+                        "add {b}, 2048",
+                        "dec {steps}",
+                        "jnz 2b",
+                        "tilestored [{c} + {c_stride}*1], tmm0",
+                        "tilestored [{c} + {c_stride}*1 + 64], tmm1",
+                        "tilestored [{c_below} + {c_stride}*1], tmm2",
+                        "tilestored [{c_below} + {c_stride}*1 + 64], tmm3",
+                        a = inout(reg) a => _,
+                        a_below = inout(reg) a.byte_add(16 * a_stride) => _,
+                        a_stride = in(reg) a_stride,
+                        b = inout(reg) panel => _,
+                        b_stride = in(reg) PANEL_ROW,
+                        steps = inout(reg) steps => _,
+                        c = in(reg) out,
+                        c_below = in(reg) out.byte_add(16 * out_stride),
+                        c_stride = in(reg) out_stride,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack),
+                    );
+                } else {
+                    asm!(
+                        "tilezero tmm0",
+                        "tilezero tmm1",
+                        "2:",
+                        "tileloadd tmm6, [{b} + {b_stride}*1]",
+                        "tileloadd tmm4, [{a} + {a_stride}*1]",
+                        "tileloadd tmm7, [{b} + {b_stride}*1 + 64]",
+                        concat!($dot, " tmm0, tmm4, tmm6"),
+                        concat!($dot, " tmm1, tmm4, tmm7"),
+                        "add {a}, 64",
+                        "add {b}, 2048",
+                        "dec {steps}",
+                        "jnz 2b",
+                        "tilestored [{c} + {c_stride}*1], tmm0",
+                        "tilestored [{c} + {c_stride}*1 + 64], tmm1",
+                        a = inout(reg) a => _,
+                        a_stride = in(reg) a_stride,
+                        b = inout(reg) panel => _,
+                        b_stride = in(reg) PANEL_ROW,
+                        steps = inout(reg) steps => _,
+                        c = in(reg) out,
+                        c_stride = in(reg) out_stride,
+                        out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack),
+                    );
+                }
+            }
+        }
+    };
+}
+
+product!(product_bf16, "tdpbf16ps");
+product!(product_u8, "tdpbusd");

@@ -1,0 +1,203 @@
+//! The forward pass on x86-64 CPUs, by kernels of our own: AMX, AVX-512 or AVX2, whichever this CPU has.
+//!
+//! libtorch's operators each walk through memory once, want one padded shape, and wait for all threads at their end. Here
+//! weights are packed once, what follows a product is done while its outcome is in the first-level cache, attention takes
+//! every pair at its own length, and threads meet twice a layer. docs/benchmarks/log.md has what each of these brought.
+
+mod amx;
+mod avx2;
+mod avx512;
+mod buffer;
+mod crew;
+mod isa;
+mod kernels;
+mod macros;
+mod network;
+mod panels;
+mod pass;
+mod rows;
+mod simd;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use isa::Isa;
+use macros::row_kernels;
+
+use self::buffer::Buffer;
+use self::crew::Crew;
+use self::kernels::{Format, Kernels, TILE};
+use self::network::Network;
+use self::pass::{Pair, Pass, Scratch, Shared};
+use super::EngineError;
+use super::KernelsChoice;
+use super::device::Precision;
+use super::layout::Layout;
+use crate::model::ModelError;
+use crate::model::spec::ModelSpec;
+use crate::model::weights::Weights;
+
+/// In which number format the dense layers compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Numbers {
+    Fp32,
+    Bf16,
+    Int8,
+}
+
+impl Numbers {
+    /// `None`: not served by these kernels.
+    pub(super) fn of(precision: Precision) -> Option<Numbers> {
+        match precision {
+            Precision::Fp32 => Some(Numbers::Fp32),
+            Precision::Bf16 => Some(Numbers::Bf16),
+            Precision::Int8 => Some(Numbers::Int8),
+            Precision::Fp16 => None,
+        }
+    }
+
+    fn format(self) -> Format {
+        match self {
+            Numbers::Fp32 => Format::F32,
+            Numbers::Bf16 => Format::Bf16,
+            Numbers::Int8 => Format::U8,
+        }
+    }
+}
+
+/// Rows in a block at most, and what a block's intermediate values may take of the second-level cache.
+const BLOCK_ROWS_MAX: usize = 256;
+const BLOCK_BYTES_MAX: usize = 1 << 20;
+
+/// The model on this CPU.
+pub(super) struct Native {
+    network: Network,
+    linear: Kernels,
+    attention: Kernels,
+    exact: Kernels,
+    crew: Crew,
+    shared: Shared,
+    scratch: Vec<Mutex<Scratch>>,
+}
+
+impl Native {
+    /// Reads and packs the weights, and starts the threads. `None` where the kernels chosen, or this CPU, cannot
+    /// compute this model in this format.
+    pub(super) fn load(
+        spec: &ModelSpec,
+        weights: &Weights,
+        numbers: Numbers,
+        kernels: KernelsChoice,
+        threads: usize,
+    ) -> Result<Option<Native>, ModelError> {
+        let Some(isa) = Isa::chosen(kernels).filter(|_| Network::fits(spec)) else {
+            return Ok(None);
+        };
+        let inside = if numbers == Numbers::Fp32 { Format::F32 } else { Format::Bf16 };
+        let choose = |format| Kernels::choose(isa, format);
+        let (Some(linear), Some(attention), Some(exact)) = (choose(numbers.format()), choose(inside), choose(Format::F32))
+        else {
+            return Ok(None);
+        };
+        let network = Network::load(spec, weights, &linear, &attention)?;
+        let crew = Crew::new(threads).map_err(|error| ModelError::Engine {
+            reason: format!("cannot start {threads} threads: {error}"),
+        })?;
+        Ok(Some(Native {
+            scratch: (0..crew.members()).map(|_| Mutex::new(Scratch::new())).collect(),
+            shared: Shared {
+                x: Buffer::empty(),
+                qkv: Buffer::empty(),
+                context: Buffer::empty(),
+                logits: Buffer::empty(),
+                taken: (0..Pass::phases(&network)).map(|_| AtomicUsize::new(0)).collect(),
+            },
+            network,
+            linear,
+            attention,
+            exact,
+            crew,
+        }))
+    }
+
+    /// The instruction set that is used.
+    pub(super) fn kernels(&self) -> &'static str {
+        self.linear.isa.name()
+    }
+
+    /// Logits in layout order, `[pairs]`.
+    pub(super) fn forward(&mut self, layout: &Layout) -> Result<Vec<f32>, EngineError> {
+        self.check(layout)?;
+        let tokens = layout.tokens();
+        let pairs: Vec<Pair> = layout.groups.iter().flat_map(pairs_of).collect();
+        let block = self.block(tokens);
+        let (hidden, bytes) = (self.network.hidden, self.attention.format.bytes());
+        // A tile of idle rows behind the last: tiles may begin at any row.
+        let rows = tokens.next_multiple_of(TILE) + TILE;
+        self.shared.x.reserve(rows * hidden);
+        self.shared.qkv.reserve(rows * 3 * hidden * bytes);
+        self.shared.context.reserve(rows * hidden * bytes);
+        self.shared.logits.reserve(pairs.len());
+        for taken in &self.shared.taken {
+            taken.store(0, Ordering::Relaxed);
+        }
+        let length = pairs.iter().map(|pair| pair.length).max().unwrap_or_default();
+        let pass = Pass {
+            network: &self.network,
+            linear: &self.linear,
+            attention: &self.attention,
+            exact: &self.exact,
+            ids: &layout.ids,
+            positions: &layout.positions,
+            types: &layout.types,
+            pairs: &pairs,
+            shared: &self.shared,
+            tokens,
+            block,
+            members: self.crew.members(),
+        };
+        let scratch = &self.scratch;
+        self.crew.run(&|member| {
+            // Its own, so never waited for; left by a panic, it is written anew.
+            let mut scratch = match scratch[member.index].lock() {
+                Ok(scratch) => scratch,
+                Err(poisoned) => poisoned.into_inner(),
+            };
+            scratch.reserve(pass.network, pass.linear, pass.attention, block, length);
+            Kernels::with_tiles(pass.linear.isa, || pass.run(member, &mut scratch));
+        });
+        Ok(self.shared.logits.slice()[..pairs.len()].to_vec())
+    }
+
+    /// Rows that a thread takes at a time: few enough to stay in its cache, and so many blocks that all threads end together.
+    fn block(&self, tokens: usize) -> usize {
+        let row_bytes = self.network.intermediate * self.attention.format.bytes() + 2 * self.network.hidden * 4;
+        let most = (BLOCK_BYTES_MAX / row_bytes).clamp(TILE, BLOCK_ROWS_MAX) / TILE * TILE;
+        let members = self.crew.members();
+        let rounds = tokens.div_ceil(members * most).max(1);
+        tokens.div_ceil(members * rounds).next_multiple_of(TILE)
+    }
+
+    /// A token without an embedding is an error here and not a read of something else.
+    fn check(&self, layout: &Layout) -> Result<(), EngineError> {
+        let columns = [
+            ("token id", &layout.ids, self.network.words.rows),
+            ("position", &layout.positions, self.network.positions.rows),
+            ("token type", &layout.types, self.network.types.rows),
+        ];
+        for (what, values, rows) in columns {
+            if let Some(value) = values.iter().find(|&&value| value < 0 || value as usize >= rows) {
+                return Err(EngineError::Failed(format!("{what} {value} is not below {rows}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pairs_of(group: &super::layout::Group) -> impl Iterator<Item = Pair> {
+    let group = *group;
+    (0..group.pairs).map(move |index| Pair {
+        start: group.token_start + index * group.length,
+        length: group.length,
+    })
+}

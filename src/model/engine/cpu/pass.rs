@@ -1,0 +1,415 @@
+//! A forward pass, as each thread of the crew goes through it.
+//!
+//! Between two meetings a thread takes blocks of rows (everything in a layer but attention is row by row, so the end of one
+//! layer and the queries, keys and values of the next are one phase) or pairs with some of their heads. A block's
+//! intermediate values stay in the thread's own scratch, which is sized to stay in the second-level cache.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::buffer::Buffer;
+use super::crew::Member;
+use super::kernels::{Format, Kernels, TILE};
+use super::network::{Layer, Network, Norm};
+use super::panels::{Dense, Rows, Tile};
+use crate::model::spec::HiddenActivation;
+
+/// A pair in the flat run of tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair {
+    pub(super) start: usize,
+    pub(super) length: usize,
+}
+
+/// What a pass works on. Rows are tokens; behind the last are idle ones up to a whole tile and one more tile.
+pub(super) struct Shared {
+    /// `[rows][hidden]`, f32: what the layers add to.
+    pub(super) x: Buffer<f32>,
+    /// `[rows][3 · hidden]`.
+    pub(super) qkv: Buffer<u8>,
+    /// `[rows][hidden]`.
+    pub(super) context: Buffer<u8>,
+    /// `[pairs]`.
+    pub(super) logits: Buffer<f32>,
+    /// What has been taken in each phase.
+    pub(super) taken: Vec<AtomicUsize>,
+}
+
+/// A thread's own memory.
+pub(super) struct Scratch {
+    tile: Tile,
+    /// `[block][hidden]`, in the format of the row kernels.
+    a: Buffer<u8>,
+    /// `[block][intermediate]`, the same.
+    up: Buffer<u8>,
+    /// `[block][hidden]`.
+    y: Buffer<f32>,
+    /// Operands as u8, and a scale for each row.
+    whole: Buffer<u8>,
+    scales: Buffer<f32>,
+    /// A head's keys and values in panels.
+    keys: Buffer<u32>,
+    values: Buffer<u32>,
+    /// `[TILE][keys]`.
+    scores: Buffer<f32>,
+    powers: Buffer<u8>,
+    sums: [f32; TILE],
+    /// First tokens: `[pairs][hidden]`.
+    first: Buffer<f32>,
+    query: Buffer<u8>,
+    context: Buffer<u8>,
+}
+
+impl Scratch {
+    pub(super) fn new() -> Scratch {
+        Scratch {
+            tile: Tile::new(),
+            a: Buffer::empty(),
+            up: Buffer::empty(),
+            y: Buffer::empty(),
+            whole: Buffer::empty(),
+            scales: Buffer::empty(),
+            keys: Buffer::empty(),
+            values: Buffer::empty(),
+            scores: Buffer::empty(),
+            powers: Buffer::empty(),
+            sums: [0.0; TILE],
+            first: Buffer::empty(),
+            query: Buffer::empty(),
+            context: Buffer::empty(),
+        }
+    }
+
+    /// Room for blocks of `block` rows (a multiple of [`TILE`]) and pairs of `length` tokens.
+    pub(super) fn reserve(&mut self, network: &Network, linear: &Kernels, attention: &Kernels, block: usize, length: usize) {
+        let (hidden, bytes) = (network.hidden, attention.format.bytes());
+        self.a.reserve(block * hidden * bytes);
+        self.up.reserve(block * network.intermediate * bytes);
+        self.y.reserve(block * hidden);
+        if linear.format == Format::U8 {
+            self.whole.reserve(block * network.intermediate.max(hidden));
+            self.scales.reserve(block);
+        }
+        let keys = length.next_multiple_of(TILE);
+        let head = network.head_size();
+        self.keys.reserve(keys * head / attention.format.per_unit());
+        self.values.reserve(keys / attention.format.per_unit() * head.next_multiple_of(TILE));
+        self.scores.reserve(TILE * keys);
+        self.powers.reserve(TILE * keys * bytes);
+        self.first.reserve(TILE * hidden);
+        self.query.reserve(TILE * hidden * bytes);
+        self.context.reserve(TILE * hidden * bytes);
+    }
+}
+
+/// One pass over a batch.
+pub(super) struct Pass<'a> {
+    pub(super) network: &'a Network,
+    /// Products of dense layers, and everything row by row.
+    pub(super) linear: &'a Kernels,
+    /// Products of attention; the same row kernels.
+    pub(super) attention: &'a Kernels,
+    /// fp32, for the head.
+    pub(super) exact: &'a Kernels,
+    pub(super) ids: &'a [i64],
+    pub(super) positions: &'a [i64],
+    pub(super) types: &'a [i64],
+    pub(super) pairs: &'a [Pair],
+    pub(super) shared: &'a Shared,
+    /// Tokens, without idle rows.
+    pub(super) tokens: usize,
+    /// Rows that are taken at a time, a multiple of [`TILE`].
+    pub(super) block: usize,
+    pub(super) members: usize,
+}
+
+impl Pass<'_> {
+    /// Meetings of the threads, and so counters of what is taken.
+    pub(super) fn phases(network: &Network) -> usize {
+        2 * network.layers.len()
+    }
+
+    /// This member's part. All members have to call it, with scratch that has been reserved for the pass.
+    pub(super) fn run(&self, member: &Member<'_>, scratch: &mut Scratch) {
+        let last = self.network.layers.len() - 1;
+        self.each_block(0, |start, count| self.embed(start, count, scratch));
+        member.meet();
+        for layer in 0..last {
+            self.attention(2 * layer + 1, scratch);
+            member.meet();
+            self.each_block(2 * layer + 2, |start, count| self.finish_layer(layer, start, count, scratch));
+            member.meet();
+        }
+        let chunk = self.pairs.len().div_ceil(self.members).clamp(1, TILE);
+        self.each(2 * last + 1, self.pairs.len().div_ceil(chunk), |index| {
+            let end = ((index + 1) * chunk).min(self.pairs.len());
+            self.finish_pairs(index * chunk..end, scratch);
+        });
+    }
+
+    /// Takes what nobody else has taken, until nothing is left.
+    fn each(&self, phase: usize, count: usize, mut work: impl FnMut(usize)) {
+        loop {
+            let index = self.shared.taken[phase].fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                return;
+            }
+            work(index);
+        }
+    }
+
+    fn each_block(&self, phase: usize, mut work: impl FnMut(usize, usize)) {
+        self.each(phase, self.tokens.div_ceil(self.block), |index| {
+            let start = index * self.block;
+            work(start, self.block.min(self.tokens - start));
+        });
+    }
+
+    /// Embeddings, and the first layer's queries, keys and values.
+    fn embed(&self, start: usize, count: usize, scratch: &mut Scratch) {
+        let (network, hidden) = (self.network, self.network.hidden);
+        // Ids were checked before the pass began; a row that is not there would be a panic, not a bad read.
+        for row in start..start + count {
+            let word = network.words.row(self.ids[row] as usize);
+            let position = network.positions.row(self.positions[row] as usize);
+            let kind = network.types.row(self.types[row] as usize);
+            // SAFETY: rows of `hidden` elements, which are whole vectors; the row of `x` is this thread's.
+            unsafe {
+                let out = self.shared.x.pointer().add(row * hidden);
+                (self.linear.rows.embed)(word.as_ptr(), position.as_ptr(), kind.as_ptr(), hidden, out);
+            }
+        }
+        // SAFETY: this thread's rows.
+        unsafe {
+            let x = self.shared.x.pointer().add(start * hidden);
+            self.layer_norm(x, count, &network.embedding_norm, scratch.a.pointer());
+            self.qkv(0, start, count, scratch);
+        }
+    }
+
+    /// # Safety
+    /// `x` has `count` rows for this thread, and `out` room for as many.
+    unsafe fn layer_norm(&self, x: *mut f32, count: usize, norm: &Norm, out: *mut u8) {
+        let (weight, bias) = (norm.weight.pointer(), norm.bias.pointer());
+        // SAFETY: widths are whole vectors; the rest is the caller's promise.
+        unsafe { (self.linear.rows.layer_norm)(x, count, self.network.hidden, weight, bias, norm.epsilon, out) }
+    }
+
+    /// Rows in the format of the row kernels as an operand of a dense layer.
+    ///
+    /// # Safety
+    /// `start` has `count` rows of `width`, readable up to the next multiple of 16; `whole` and `scales` have room for them.
+    unsafe fn operand(&self, start: *const u8, count: usize, width: usize, whole: &Buffer<u8>, scales: &Buffer<f32>) -> Rows {
+        if self.linear.format != Format::U8 {
+            return Rows {
+                start,
+                count,
+                scales: std::ptr::null(),
+            };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { super::avx512::QUANTIZE(start, count, width, whole.pointer(), scales.pointer()) };
+        Rows {
+            start: whole.pointer(),
+            count,
+            scales: scales.pointer(),
+        }
+    }
+
+    /// The layer's queries, keys and values of the rows whose operand is in `scratch.a`.
+    ///
+    /// # Safety
+    /// The rows are this thread's.
+    unsafe fn qkv(&self, layer: usize, start: usize, count: usize, scratch: &mut Scratch) {
+        let hidden = self.network.hidden;
+        let (stride, bytes) = (3 * hidden, self.attention.format.bytes());
+        // Of the last layer's queries only the first tokens' are needed.
+        let from = if layer + 1 == self.network.layers.len() { hidden / TILE * TILE } else { 0 };
+        // SAFETY: the scratch was reserved for a block; the rows of `qkv` are this thread's.
+        unsafe {
+            let rows = self.operand(scratch.a.pointer(), count, hidden, &scratch.whole, &scratch.scales);
+            let out = self.shared.qkv.pointer().add(start * stride * bytes);
+            let dense = &self.network.layers[layer].qkv;
+            dense.product(self.linear, rows, from, &mut scratch.tile, |tile, row, count, column, columns, bias| {
+                (self.linear.rows.store)(tile, count, columns, bias, out.add((row * stride + column) * bytes), stride);
+            });
+        }
+    }
+
+    /// Self-attention over every token, pair by pair.
+    fn attention(&self, phase: usize, scratch: &mut Scratch) {
+        let heads = self.network.heads;
+        // Long pairs are shared out by heads, so that no thread is left waiting for another's.
+        let groups = (8 * self.members).div_ceil(self.pairs.len()).clamp(1, heads);
+        let each = heads.div_ceil(groups);
+        self.each(phase, self.pairs.len() * groups, |index| {
+            let pair = self.pairs[index / groups];
+            for head in index % groups * each..((index % groups + 1) * each).min(heads) {
+                // SAFETY: nobody else has this pair's head; the scratch was reserved for the longest pair.
+                unsafe { self.attend(pair, head, scratch) };
+            }
+        });
+    }
+
+    /// # Safety
+    /// This head of the pair is this thread's, and the scratch has room for the pair.
+    unsafe fn attend(&self, pair: Pair, head: usize, scratch: &mut Scratch) {
+        let (hidden, width) = (self.network.hidden, self.network.head_size());
+        let (kernels, format) = (self.attention, self.attention.format);
+        let (bytes, per_unit, stride) = (format.bytes(), format.per_unit(), 3 * hidden);
+        let (units, keys) = (width / per_unit, pair.length.next_multiple_of(TILE));
+        let key_units = keys / per_unit;
+        let (score, weigh) = (kernels.product(units), kernels.product(key_units));
+        let (panels, values) = (scratch.keys.pointer(), scratch.values.pointer());
+        let (scores, powers, sums) = (scratch.scores.pointer(), scratch.powers.pointer(), scratch.sums.as_mut_ptr());
+        let tile = scratch.tile.0.as_mut_ptr();
+        // SAFETY: `qkv` has idle rows behind the last, so whole tiles can be read; the rest by this function's contract.
+        unsafe {
+            let query = self.shared.qkv.pointer().add((pair.start * stride + head * width) * bytes);
+            let (key, value) = (query.add(hidden * bytes), query.add(2 * hidden * bytes));
+            (kernels.rows.pack_keys)(key.cast(), stride / per_unit, pair.length, units, panels);
+            (kernels.rows.pack_values)(value, stride, pair.length, width, values);
+            for row in (0..pair.length).step_by(TILE) {
+                let count = (pair.length - row).min(TILE);
+                let query = query.add(row * stride * bytes).cast();
+                for column in (0..keys).step_by(TILE) {
+                    score(query, stride / per_unit, panels.add(column * units), units, count, scores.add(column), keys);
+                }
+                (kernels.rows.softmax)(scores, count, pair.length, keys, self.factor(), powers, sums);
+                for column in (0..width).step_by(TILE) {
+                    let panel = values.add(column * key_units);
+                    weigh(powers.cast(), key_units, panel, key_units, count, tile, TILE);
+                    let place = (pair.start + row) * hidden + head * width + column;
+                    let out = self.shared.context.pointer().add(place * bytes);
+                    (kernels.rows.scale)(tile, count, (width - column).min(TILE), sums, out, hidden);
+                }
+            }
+        }
+    }
+
+    /// What scores are multiplied with before the softmax.
+    fn factor(&self) -> f32 {
+        1.0 / (self.network.head_size() as f32).sqrt()
+    }
+
+    /// What follows attention, and the next layer's queries, keys and values.
+    fn finish_layer(&self, layer: usize, start: usize, count: usize, scratch: &mut Scratch) {
+        let (hidden, bytes) = (self.network.hidden, self.attention.format.bytes());
+        // SAFETY: this thread's rows.
+        unsafe {
+            let context = self.shared.context.pointer().add(start * hidden * bytes);
+            let x = self.shared.x.pointer().add(start * hidden);
+            self.after_attention(&self.network.layers[layer], context, x, count, scratch);
+            self.qkv(layer + 1, start, count, scratch);
+        }
+    }
+
+    /// From attention's outcome and the layer's own input `x` to the layer's output, in `x` and as an operand in `scratch.a`.
+    ///
+    /// # Safety
+    /// `count` rows of `context` and `x` are this thread's, and at most a block.
+    unsafe fn after_attention(&self, layer: &Layer, context: *const u8, x: *mut f32, count: usize, scratch: &mut Scratch) {
+        let (hidden, intermediate) = (self.network.hidden, self.network.intermediate);
+        let (rows, bytes) = (&self.linear.rows, self.attention.format.bytes());
+        let (a, y, up) = (scratch.a.pointer(), scratch.y.pointer(), scratch.up.pointer());
+        let (whole, scales, buffer) = (&scratch.whole, &scratch.scales, &mut scratch.tile);
+        // SAFETY: the scratch was reserved for a block; tiles and their places lie inside it.
+        unsafe {
+            let operand = self.operand(context, count, hidden, whole, scales);
+            layer.attention_out.product(self.linear, operand, 0, buffer, |tile, row, count, column, columns, bias| {
+                let at = row * hidden + column;
+                (rows.add)(tile, count, columns, bias, x.add(at), hidden, y.add(at), hidden);
+            });
+            self.layer_norm(y, count, &layer.attention_norm, a);
+            let operand = self.operand(a, count, hidden, whole, scales);
+            layer.up.product(self.linear, operand, 0, buffer, |tile, row, count, column, columns, bias| {
+                let out = up.add((row * intermediate + column) * bytes);
+                (rows.activate)(tile, count, columns, bias, self.network.activation, out, intermediate);
+            });
+            let operand = self.operand(up, count, intermediate, whole, scales);
+            layer.down.product(self.linear, operand, 0, buffer, |tile, row, count, column, columns, bias| {
+                let at = row * hidden + column;
+                (rows.add)(tile, count, columns, bias, y.add(at), hidden, x.add(at), hidden);
+            });
+            self.layer_norm(x, count, &layer.out_norm, a);
+        }
+    }
+
+    /// The last layer for the first token of each of these pairs (at most [`TILE`]), and the head.
+    fn finish_pairs(&self, pairs: std::ops::Range<usize>, scratch: &mut Scratch) {
+        let (network, hidden, width) = (self.network, self.network.hidden, self.network.head_size());
+        let (bytes, stride) = (self.attention.format.bytes(), 3 * hidden);
+        let count = pairs.len();
+        let Some(layer) = network.layers.last() else { return };
+        let (first, query, context) = (scratch.first.pointer(), scratch.query.pointer(), scratch.context.pointer());
+        // SAFETY: scratch was reserved for a tile of pairs; what was written by other threads was written before the last
+        // meeting; logits of these pairs are this thread's.
+        unsafe {
+            for (place, pair) in self.pairs[pairs.clone()].iter().enumerate() {
+                let x = self.shared.x.pointer().add(pair.start * hidden);
+                std::ptr::copy_nonoverlapping(x, first.add(place * hidden), hidden);
+            }
+            (self.linear.rows.convert)(first, count * hidden, scratch.a.pointer());
+            let operand = self.operand(scratch.a.pointer(), count, hidden, &scratch.whole, &scratch.scales);
+            let store = |tile, row, count, column, columns, bias| {
+                let out = query.add((row * hidden + column) * bytes);
+                (self.linear.rows.store)(tile, count, columns, bias, out, hidden);
+            };
+            network.last_query.product(self.linear, operand, 0, &mut scratch.tile, store);
+            for (place, pair) in self.pairs[pairs.clone()].iter().enumerate() {
+                for head in 0..network.heads {
+                    let at = place * hidden + head * width;
+                    let key = (pair.start * stride + hidden + head * width) * bytes;
+                    let key = self.shared.qkv.pointer().add(key);
+                    (self.attention.rows.attend_one)(
+                        query.add(at * bytes),
+                        key,
+                        key.add(hidden * bytes),
+                        pair.length,
+                        stride,
+                        width,
+                        self.factor(),
+                        scratch.scores.pointer(),
+                        context.add(at * bytes),
+                    );
+                }
+            }
+            self.after_attention(layer, context, first, count, scratch);
+            self.head(first, count, scratch, self.shared.logits.pointer().add(pairs.start));
+        }
+    }
+
+    /// # Safety
+    /// `x` has `count` rows, at most a tile, and `out` room for as many logits.
+    unsafe fn head(&self, x: *const f32, count: usize, scratch: &mut Scratch, out: *mut f32) {
+        let hidden = self.network.hidden;
+        let pooled = scratch.y.pointer();
+        let operand = Rows {
+            start: x.cast(),
+            count,
+            scales: std::ptr::null(),
+        };
+        // SAFETY: `y` has room for a block, which is a tile at least.
+        unsafe {
+            let dense: &Dense = &self.network.head_dense;
+            dense.product(self.exact, operand, 0, &mut scratch.tile, |tile, row, count, column, columns, bias| {
+                let to = pooled.add(row * hidden + column).cast();
+                (self.exact.rows.activate)(tile, count, columns, bias, HiddenActivation::Tanh, to, hidden);
+            });
+            for row in 0..count {
+                let pooled = std::slice::from_raw_parts(pooled.add(row * hidden), hidden);
+                *out.add(row) = dot(pooled, &self.network.head_out) + self.network.head_out_bias;
+            }
+        }
+    }
+}
+
+/// In a fixed order, by eight sums.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0f32; 8];
+    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum()
+}
