@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from settings import started_with
@@ -35,6 +34,9 @@ def problems(documents: list[dict], program: Path, defaults: dict) -> list[str]:
     for deployment in deployments:
         wrong = pod_problems(deployment) + stop_and_settings(deployment, documents, program, defaults)
         found += [f"{title(deployment)}: {problem}" for problem in wrong]
+    encrypted = {"--set=nats.tls_required=true" in d["spec"]["template"]["spec"]["containers"][0]["args"] for d in deployments}
+    if len(encrypted) > 1:
+        found.append("some speak TLS to NATS and others do not: is nats-tls listed before gateway?")
     found += references(documents, deployments)
     return found
 
@@ -132,8 +134,7 @@ def stop_and_settings(deployment: dict, documents: list[dict], program: Path, de
         name = volume.get("configMap", {}).get("name")
         for key, content in config_maps.get(name, {}).get("data", {}).items():
             files[f"{path}/{key}"] = content
-    with tempfile.TemporaryDirectory() as folder:
-        started = started_with(program, arguments, environment, files, Path(folder))
+    started = started_with(program, arguments, environment, files)
     found += started.problems
     values = started.values
     if not values:

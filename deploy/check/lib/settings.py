@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +26,20 @@ def ask(program: Path, action: str, arguments: list[str], environment: dict[str,
     return subprocess.run([str(program), "config", *words, *arguments], env=own | environment, capture_output=True, text=True, timeout=60)
 
 
-def started_with(program: Path, arguments: list[str], environment: dict[str, str], files: dict[str, str], folder: Path) -> Started:
+def started_with(program: Path, arguments: list[str], environment: dict[str, str], files: dict[str, str]) -> Started:
     """`arguments` of the subcommand; `files`: mounted files by their path in the container, with their content."""
+    return asked_once(program, json.dumps([arguments, environment, files]))
+
+
+# Most renderings start the same containers, and each asking is two processes.
+@functools.lru_cache(maxsize=512)
+def asked_once(program: Path, written: str) -> Started:
+    arguments, environment, files = json.loads(written)
+    with tempfile.TemporaryDirectory() as folder:
+        return asked(program, arguments, environment, files, Path(folder))
+
+
+def asked(program: Path, arguments: list[str], environment: dict[str, str], files: dict[str, str], folder: Path) -> Started:
     config_arguments = []
     for word in arguments:
         for path, content in files.items():

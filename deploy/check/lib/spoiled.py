@@ -67,6 +67,7 @@ SPOILED: dict[str, Callable[[dict], object]] = {
     "a root file system that can be written": lambda o: container(o)["securityContext"].pop("readOnlyRootFilesystem"),
     "a capability": lambda o: container(o)["securityContext"]["capabilities"].update(add=["NET_RAW"]),
     "a service account token": lambda o: pod(o).update(automountServiceAccountToken=True),
+    "TLS for workers alone": lambda o: container(o, GATEWAY)["args"].remove("--set=nats.tls_required=true"),
     "half a core": lambda o: container(o)["resources"]["limits"].update(cpu="1500m"),
     "two GPUs": lambda o: container(o)["resources"]["limits"].update({"nvidia.com/gpu": "2"}),
     "no limit of memory": lambda o: container(o, GATEWAY)["resources"]["limits"].pop("memory"),
