@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clients gateway-check bench overload soak build fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check deploy-check bench overload soak build fmt lint doctor reference model clean
 
 CARGO ?= cargo
 
@@ -55,6 +55,12 @@ soak: ## send 100,000 requests of mixed lengths and see that memory stays flat
 	@tools/setup
 	@$(CARGO) build --release --locked
 	@tools/soak
+
+deploy-check: ## hold the files of deploy/ against schemas, each other and the program; needs no container engine
+	@tools/setup libtorch nats-server
+	@$(CARGO) build --locked
+	@failed=(); for check in deploy/check/*; do [[ ! -f $$check || ! -x $$check ]] || "$$check" || failed+=("$$check"); done; \
+	    [[ $${#failed[@]} == 0 ]] || { echo "deploy-check: failed: $${failed[*]}" >&2; exit 1; }
 
 build: ## the release program: target/release/nats-rerank
 	@tools/setup libtorch

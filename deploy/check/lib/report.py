@@ -1,0 +1,77 @@
+"""What the checks say, and the Python that they run in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tools" / "lib"))
+
+from cache import SetupError, cache_folder, locked  # noqa: E402
+
+REQUIREMENTS = ROOT / "deploy" / "check" / "requirements.lock"
+
+
+def say(text: str) -> None:
+    print(f"deploy-check: {text}", flush=True)
+
+
+class Report:
+    """Collects what is wrong and what could not be checked, and says so at the end."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.problems: list[str] = []
+        self.left_out: list[str] = []
+
+    def part(self, name: str, problems: list[str]) -> None:
+        """One part of the check has ended with these problems."""
+        say(f"{self.what}: {name}: " + ("ok" if not problems else f"{len(problems)} problem(s)"))
+        self.problems += problems
+
+    def could_not(self, what: str) -> None:
+        self.left_out.append(what)
+
+    def end(self) -> int:
+        for problem in self.problems:
+            say(f"{self.what}: PROBLEM {problem}")
+        for what in self.left_out:
+            say(f"{self.what}: !!!! NOT CHECKED {what}")
+        say(f"{self.what}: " + ("failed" if self.problems else "ok, but for what was not checked" if self.left_out else "ok"))
+        return 1 if self.problems else 0
+
+
+def into_own_python() -> None:
+    """Go on in a Python of the cache that has what the lock names, made if it is missing or of other versions."""
+    venv = cache_folder() / "deploy-venv"
+    python = venv / "bin" / "python"
+    if Path(sys.prefix).resolve() == venv.resolve():
+        return
+    stamp = venv / ".made-from"
+    made_from = f"{sys.version} {hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()}"
+    with locked(cache_folder()):
+        if not stamp.is_file() or stamp.read_text() != made_from:
+            say(f"making {venv} (90 MB on disk)")
+            made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], capture_output=True, text=True)
+            if made.returncode:
+                raise SetupError("python3 cannot make a venv. On Debian: apt-get install python3-venv")
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--requirement", str(REQUIREMENTS)]
+            if subprocess.run(pip).returncode:
+                raise SetupError(f"pip could not install what {REQUIREMENTS.relative_to(ROOT)} names")
+            stamp.write_text(made_from)
+    sys.stdout.flush()
+    os.execv(python, [str(python), *sys.argv])
+
+
+def rerank_program() -> Path:
+    """nats-rerank: $NATS_RERANK_BIN, else the debug or release build, whichever is newer."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
+    given = os.environ.get("NATS_RERANK_BIN")
+    found = [Path(given)] if given else [p for p in (target / "debug" / "nats-rerank", target / "release" / "nats-rerank") if p.is_file()]
+    if not found:
+        raise SetupError(f"no nats-rerank in {target}: run `cargo build`")
+    return max(found, key=lambda path: path.stat().st_mtime)
