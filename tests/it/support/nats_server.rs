@@ -123,6 +123,20 @@ impl NatsServer {
         connections.iter().filter(|connection| listens(connection)).count()
     }
 
+    /// How many messages the server sends to subscriptions to `subject` before it ends them; 0 where no end is set.
+    pub fn last_messages(&self, subject: &str) -> u64 {
+        let page = self.monitor("/connz?subs=detail&limit=10000");
+        let connections = page["connections"].as_array().cloned().unwrap_or_default();
+        let lists = connections
+            .iter()
+            .filter_map(|connection| connection["subscriptions_list_detail"].as_array());
+        let ends = lists
+            .flatten()
+            .filter(|one| one["subject"] == subject)
+            .filter_map(|one| one["max"].as_u64());
+        ends.max().unwrap_or(0)
+    }
+
     /// Subscriptions to `subject` that exist now.
     pub fn subscriptions(&self, subject: &str) -> usize {
         let page = self.monitor("/subsz?subs=1&limit=10000");
