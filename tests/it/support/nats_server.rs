@@ -146,10 +146,15 @@ impl NatsServer {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, of those that the system gives to no connection: one that a stopped server is to
+/// have again must not be another test's meanwhile.
 pub fn free_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port().to_string()
+    use std::hash::{BuildHasher, RandomState};
+    let free = (0..1000u32).find_map(|attempt| {
+        let port = 10_000 + (RandomState::new().hash_one(attempt) % 20_000) as u16;
+        std::net::TcpListener::bind(("127.0.0.1", port)).ok().map(|_| port)
+    });
+    free.expect("a free port").to_string()
 }
 
 /// Servers that know each other, started with `configuration` each.
