@@ -5,9 +5,14 @@
 //! same count. A count that is set at the start is exact; one that is set later is a guess at what is under way. So a
 //! worker does not leave when it is full: it stops renewing its credit in time. Only a stop or the switch ends a
 //! subscription early (see [`Group::leave`]).
+//!
+//! A connection that is lost meanwhile spoils that: the client library makes subscriptions again, with counts of its own,
+//! and even one whose end it had asked for a moment before. Messages for such a subscription go to a worker that does not
+//! know it. So what was begun on one connection is never taken as done on the next (see [`Group::let_go`]).
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -29,6 +34,8 @@ const LEAVE_AFTER_MESSAGES: u64 = 64;
 const RECENT: Duration = Duration::from_millis(100);
 /// No message for this long after asking to leave: drain.
 const LEAVE_QUIET: Duration = Duration::from_millis(100);
+/// How long what is written already may take to leave before the connection is made anew.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// Subscriptions at once. A new one comes beside what is left of the older ones, so that the worker is never out of the
 /// group for want of credit alone.
 const LIVE_MAX: usize = 8;
@@ -51,10 +58,14 @@ pub(super) struct Group {
     /// Came while leaving was prepared.
     held: VecDeque<Message>,
     recent: Recent,
+    /// The connection on which leaving began; `None` where nothing is being left.
+    leaving_on: Option<u64>,
 }
 
 struct Live {
     subscription: Subscriber,
+    /// The connection on which it was made.
+    made_on: u64,
     received: u64,
     /// Messages that may still come; `None`: no end is set.
     left: Option<u64>,
@@ -71,7 +82,13 @@ impl Group {
             live: Vec::new(),
             held: VecDeque::new(),
             recent: Recent::default(),
+            leaving_on: None,
         }
+    }
+
+    /// Which connection this is: the first, the second after it was lost once, and so on.
+    fn connection(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
     /// Messages that may still come; `None`: no end is set.
@@ -90,6 +107,7 @@ impl Group {
             },
             (_, None) => return Ok(false),
         };
+        let made_on = self.connection();
         let GroupAddress { subject, queue_group } = &self.address;
         let failed = |error: String| format!("cannot subscribe to {subject}: {error}");
         // Both commands without a pause in between, so that they leave together: the client library runs on this very
@@ -107,6 +125,7 @@ impl Group {
         let subscription = subscribed.await?;
         self.live.push(Live {
             subscription,
+            made_on,
             received: 0,
             left: credit,
         });
@@ -156,8 +175,14 @@ impl Group {
         // What has come already is taken first, so that the count below is of what is still under way.
         self.take_what_is_there().await;
         let more = LEAVE_AFTER_MESSAGES + self.recent.most();
+        let connection = self.connection();
+        self.leaving_on = (!self.live.is_empty()).then_some(connection);
         for live in &mut self.live {
-            if live.left.is_none_or(|left| left > more) {
+            if live.made_on != connection {
+                // The client library counts from the subscription's beginning, the server from the connection's: with
+                // one number for both, the server would send more than is taken.
+                let _ = live.subscription.drain().await;
+            } else if live.left.is_none_or(|left| left > more) {
                 let _ = live.subscription.unsubscribe_after(live.received + more).await;
                 live.left = Some(more);
             }
@@ -196,10 +221,14 @@ impl Group {
             let polled = tokio::time::timeout(quiet, poll_fn(|context| self.poll_live(context))).await;
             match polled {
                 Ok(Polled::Message(message)) => return Some(message),
-                Ok(Polled::Over) => return None,
+                Ok(Polled::Over) => {
+                    self.let_go().await;
+                    return None;
+                }
                 Ok(Polled::Cut) => {}
                 Err(_) if *drained => {
                     self.live.clear();
+                    self.let_go().await;
                     return None;
                 }
                 Err(_) => {
@@ -216,6 +245,23 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// Once nothing is read any more: if the connection was lost while the group was left, the server may hold a
+    /// subscription that the client library has made again and forgotten since. Nothing but a new connection ends it.
+    async fn let_go(&mut self) {
+        let Some(leaving_on) = self.leaving_on.take() else {
+            return;
+        };
+        if self.connection() == leaving_on {
+            return;
+        }
+        tracing::warn!(
+            "the connection was lost while the queue group was left: connecting anew, to be out of it for sure"
+        );
+        // Answers that are written already leave first.
+        let _ = tokio::time::timeout(FLUSH_MAX, self.client.flush()).await;
+        let _ = self.client.force_reconnect().await;
     }
 }
 

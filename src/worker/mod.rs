@@ -237,7 +237,8 @@ async fn serve(
             (Some(sender), receiver)
         }
     };
-    let (wish, wished) = watch::channel(Wish::Off);
+    // As configured until the governor knows better.
+    let (wish, wished) = watch::channel(if settings.enabled { Wish::In } else { Wish::Off });
     let wish = Arc::new(wish);
     let governor = tokio::spawn(govern::govern(
         settings.membership,

@@ -120,7 +120,8 @@ where
                     member = false;
                 }
                 (false, false) => self.status.set_state(State::Full),
-                (_, true) => {}
+                (false, true) => self.status.set_state(State::Connecting),
+                (true, true) => {}
             }
             tokio::select! {
                 biased;

@@ -12,10 +12,8 @@ use crate::nats_server::NatsServer;
 use crate::{LONG, PATIENCE, frozen};
 
 const DOCUMENTS: [&str; 3] = ["a 1", "b 3", "c 2"];
-const SHORT: Duration = Duration::from_millis(300);
-
-/// Far beyond any budget of these tests, and far below what a wait without one would take.
-const BUDGET_WITH_SLACK: Duration = Duration::from_secs(30);
+/// Long enough for a request to leave on a machine that stalls.
+const SHORT: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overloaded_worker_is_asked_again_and_no_more_than_twice() {
@@ -170,7 +168,7 @@ async fn a_server_that_reads_nothing_costs_no_more_than_the_budget() {
                 "{order:?}"
             );
         }
-        assert!(started.elapsed() < BUDGET_WITH_SLACK, "{:?}", started.elapsed());
+        assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
     }
     assert_nothing_waits(&reranker);
 }

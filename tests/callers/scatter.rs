@@ -155,14 +155,14 @@ async fn a_part_that_misses_the_deadline_leaves_its_candidates_behind() {
     })
     .await;
     let reranker = builder(&server)
-        .budget(Duration::from_secs(3))
+        .budget(Duration::from_secs(10))
         .split_pairs(2)
         .raw_scores(true);
     let reranker = reranker.connect().await.expect("a reranker");
     let started = Instant::now();
     let candidates = ["first 100", "second 99", "c 1", "d 2", "e 3", "f 4"];
     let reranked = reranker.rerank("q", candidates, 5).await;
-    assert!(started.elapsed() < Duration::from_secs(30));
+    assert!(started.elapsed() < crate::PATIENCE);
     assert_eq!(
         (reranked.order, indices(&reranked)),
         (Order::Model, vec![5, 4, 3, 2, 0])

@@ -8,6 +8,7 @@ use nats_rerank::worker::WorkerSettings;
 
 use crate::faults::{InProcess, lengths};
 use crate::support::nats_server::{NatsServer, free_port};
+use crate::support::proxy::Proxy;
 use crate::support::{Answer, PATIENCE, RawCaller, until};
 
 const SUBJECT: &str = "rerank.v1.score";
@@ -119,5 +120,100 @@ async fn the_live_switch_is_followed_across_restarts_of_the_server() {
     until("on by the new bucket", || server.members(SUBJECT) == 1).await;
     store.put("enabled", "false".into()).await.expect("a value");
     until("off by the new bucket", || server.members(SUBJECT) == 0).await;
+    worker.stop().await.expect("a clean stop");
+}
+
+/// A worker that `server` knows by way of `proxy`, in the group, and the bucket that switches it.
+async fn switched_through(server: &NatsServer, proxy: &Proxy) -> (InProcess, jetstream::kv::Store) {
+    let store = bucket(server).await;
+    store.put("enabled", "true".into()).await.expect("a value");
+    let change = |settings: &mut WorkerSettings| {
+        settings.connection.urls = vec![proxy.url.clone()];
+        settings.switch_bucket = Some("switch".to_owned());
+    };
+    let worker = InProcess::start(server, change, |pairs| Ok(lengths(pairs))).await;
+    until("serving", || worker.status.state().name() == "serving").await;
+    (worker, store)
+}
+
+/// Connections that were made to `server` so far.
+fn connections(server: &NatsServer) -> u64 {
+    server.monitor("/varz")["total_connections"].as_u64().unwrap_or(0)
+}
+
+/// The connection is lost between the end of the subscription on the server and the answer that tells the worker so. The
+/// client library makes such a subscription again and forgets it: what the server sends there is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_lost_while_the_group_is_left_leaves_no_subscription_behind() {
+    let store = tempfile::tempdir().expect("a folder");
+    let server = NatsServer::start_with(&["-js", "-sd", &store.path().display().to_string()]);
+    let proxy = Proxy::start(server.address()).await;
+    let (worker, store) = switched_through(&server, &proxy).await;
+    let state = || worker.status.state().name();
+
+    store.put("enabled", "false".into()).await.expect("a value");
+    until("leaving", || server.last_messages(SUBJECT) > 0).await;
+    proxy.mute();
+    until("left", || server.members(SUBJECT) == 0).await;
+    let before = connections(&server);
+    proxy.heal(server.address());
+    until("connected again", || connections(&server) > before).await;
+    until("off, and out", || state() == "off" && server.members(SUBJECT) == 0).await;
+
+    store.put("enabled", "true".into()).await.expect("a value");
+    until("once in the group", || {
+        state() == "serving" && server.subscriptions(SUBJECT) == 1
+    })
+    .await;
+    let caller = RawCaller::connect(&server.url).await;
+    for _ in 0..20 {
+        caller.ask(&Request::new("q", ["a"])).await.scored();
+    }
+    worker.stop().await.expect("a clean stop");
+}
+
+/// A subscription that is older than its connection: the server has counted fewer of its messages than the worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_older_than_its_connection_ends_when_the_group_is_left() {
+    let store = tempfile::tempdir().expect("a folder");
+    let server = NatsServer::start_with(&["-js", "-sd", &store.path().display().to_string()]);
+    let proxy = Proxy::start(server.address()).await;
+    let (worker, store) = switched_through(&server, &proxy).await;
+    let state = || worker.status.state().name();
+    let caller = RawCaller::connect(&server.url).await;
+    let request = Request::new("q", ["a"]);
+    let ask = || async {
+        for _ in 0..100 {
+            let asked = (0..10).map(|_| caller.ask(&request));
+            for answer in futures_util::future::join_all(asked).await {
+                answer.scored();
+            }
+        }
+    };
+    ask().await;
+    let before = connections(&server);
+    proxy.heal(server.address());
+    until("connected again", || {
+        connections(&server) > before && server.members(SUBJECT) == 1
+    })
+    .await;
+
+    // Under load, so that the worker leaves by count.
+    let body = request.encode(nats_rerank::protocol::Encoding::Json);
+    let flood = async {
+        loop {
+            let reply_to = caller.client.new_inbox();
+            let sent = caller.client.publish_with_reply(SUBJECT, reply_to, body.clone().into());
+            sent.await.expect("a message");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    store.put("enabled", "false".into()).await.expect("a value");
+    tokio::select! {
+        () = flood => {}
+        () = until("off", || state() == "off") => {}
+    }
+    until("out of the group", || server.members(SUBJECT) == 0).await;
+    caller.ask_nobody().await;
     worker.stop().await.expect("a clean stop");
 }

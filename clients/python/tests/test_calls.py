@@ -174,7 +174,8 @@ async def test_a_list_larger_than_a_message_is_split_and_merged(
 async def test_after_failures_nothing_is_asked_until_a_try_succeeds(
     shared_server: NatsServer, responder: Responder
 ) -> None:
-    breaker = BreakerOptions(calls=4, calls_min=4, failure_percent=100, pause_ms_min=200)
+    # The pause outlasts any stall of a busy machine.
+    breaker = BreakerOptions(calls=4, calls_min=4, failure_percent=100, pause_ms_min=3_600_000, pause_ms_max=3_600_000)
     async with await Reranker.connect(shared_server.url, options(breaker=breaker)) as reranker:
         responder.answer = refusal(400, "invalid_request")
         for _ in range(8):
@@ -188,6 +189,12 @@ async def test_after_failures_nothing_is_asked_until_a_try_succeeds(
         asked = len(responder.requests)
         assert is_ann(await reranker.rerank("q", DOCUMENTS, 1), DOCUMENTS[:1], "circuit_open")
         assert len(responder.requests) == asked
+
+    # The same with a short pause: a try finds the workers again.
+    breaker = BreakerOptions(calls=4, calls_min=4, failure_percent=100, pause_ms_min=50)
+    async with await Reranker.connect(shared_server.url, options(breaker=breaker)) as reranker:
+        for _ in range(4):
+            assert (await reranker.rerank("q", DOCUMENTS)).kind == "internal"
         responder.answer = ranked
 
         async def reranked() -> bool:

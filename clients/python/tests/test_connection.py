@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import nats
 import pytest
-from conftest import NatsServer, Responder, options, until
+from conftest import BUDGET_MS, NatsServer, Responder, options, until
 
 from nats_rerank import BlockingReranker, BreakerOptions, ConnectError, Reranker
 
 DOCUMENTS = ["b 2", "a 1", "c 3"]
 
 
-async def reason(reranker: Reranker, budget_ms: float = 10_000) -> str:
+async def reason(reranker: Reranker, budget_ms: float = BUDGET_MS) -> str:
     """`model`, or why not; the documents come back in any case."""
     answer = await reranker.rerank("q", DOCUMENTS, budget_ms=budget_ms)
     assert len(answer.items) == len(DOCUMENTS)

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, test } from "node:test";
 import { Kvm } from "@nats-io/kv";
 
 import { ConnectError, type ConnectOptions, Reranker } from "../src/index.js";
-import { DOCUMENTS, NatsServer, options, Responder, until } from "./support.js";
+import { BUDGET_MS, DOCUMENTS, NatsServer, options, Responder, until } from "./support.js";
 
 let server: NatsServer;
 let open: { close(): Promise<void> }[] = [];
@@ -33,7 +33,7 @@ async function responder(): Promise<Responder> {
 }
 
 /** `model`, or why not; the documents come back in any case. */
-async function reason(reranker: Reranker, budgetMs = 10_000): Promise<string> {
+async function reason(reranker: Reranker, budgetMs = BUDGET_MS): Promise<string> {
   const answer = await reranker.rerank("q", DOCUMENTS, undefined, { budgetMs });
   assert.equal(answer.items.length, DOCUMENTS.length);
   return answer.reason ?? answer.order;

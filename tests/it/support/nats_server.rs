@@ -123,6 +123,20 @@ impl NatsServer {
         connections.iter().filter(|connection| listens(connection)).count()
     }
 
+    /// How many messages the server sends to subscriptions to `subject` before it ends them; 0 where no end is set.
+    pub fn last_messages(&self, subject: &str) -> u64 {
+        let page = self.monitor("/connz?subs=detail&limit=10000");
+        let connections = page["connections"].as_array().cloned().unwrap_or_default();
+        let lists = connections
+            .iter()
+            .filter_map(|connection| connection["subscriptions_list_detail"].as_array());
+        let ends = lists
+            .flatten()
+            .filter(|one| one["subject"] == subject)
+            .filter_map(|one| one["max"].as_u64());
+        ends.max().unwrap_or(0)
+    }
+
     /// Subscriptions to `subject` that exist now.
     pub fn subscriptions(&self, subject: &str) -> usize {
         let page = self.monitor("/subsz?subs=1&limit=10000");
@@ -132,10 +146,15 @@ impl NatsServer {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, of those that the system gives to no connection: one that a stopped server is to
+/// have again must not be another test's meanwhile.
 pub fn free_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port().to_string()
+    use std::hash::{BuildHasher, RandomState};
+    let free = (0..1000u32).find_map(|attempt| {
+        let port = 10_000 + (RandomState::new().hash_one(attempt) % 20_000) as u16;
+        std::net::TcpListener::bind(("127.0.0.1", port)).ok().map(|_| port)
+    });
+    free.expect("a free port").to_string()
 }
 
 /// Servers that know each other, started with `configuration` each.

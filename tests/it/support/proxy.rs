@@ -16,6 +16,8 @@ enum Mode {
     To(String),
     /// Keeps connections open and forwards nothing; new ones are accepted and forgotten.
     Frozen,
+    /// Holds what comes from the server and forwards what goes to it.
+    Muted,
     /// Closes every connection.
     Cut,
 }
@@ -61,6 +63,11 @@ impl Proxy {
         self.mode.send_replace(Mode::Frozen);
     }
 
+    /// From now on what the server says is held; what is said to it arrives.
+    pub fn mute(&self) {
+        self.mode.send_replace(Mode::Muted);
+    }
+
     /// Closes every connection, and each new one.
     pub fn cut(&self) {
         self.mode.send_replace(Mode::Cut);
@@ -95,7 +102,7 @@ async fn connection(inside: TcpStream, mut mode: watch::Receiver<Mode>, delay: D
         Mode::To(address) => address,
         Mode::Cut => return,
         // Held open until it is closed from outside.
-        Mode::Frozen => return std::future::pending().await,
+        Mode::Frozen | Mode::Muted => return std::future::pending().await,
     };
     let Ok(outside) = TcpStream::connect(address).await else {
         return;
@@ -104,18 +111,25 @@ async fn connection(inside: TcpStream, mut mode: watch::Receiver<Mode>, delay: D
     let (outside_read, outside_write) = outside.into_split();
     // Either way's end is the end of both.
     tokio::select! {
-        () = forward(inside_read, outside_write, mode.clone(), delay) => {}
-        () = forward(outside_read, inside_write, mode, delay) => {}
+        () = forward(inside_read, outside_write, mode.clone(), delay, &[Mode::Frozen]) => {}
+        () = forward(outside_read, inside_write, mode, delay, &[Mode::Frozen, Mode::Muted]) => {}
     }
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>, delay: Duration) {
+/// Forwards, but not in the modes `held`.
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    delay: Duration,
+    held: &[Mode],
+) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        // Frozen, even what has been read stays here.
+        // Held, even what has been read stays here.
         let read = from.read(&mut buffer).await.unwrap_or(0);
         tokio::time::sleep(delay).await;
-        if mode.wait_for(|mode| *mode != Mode::Frozen).await.is_err() || read == 0 {
+        if mode.wait_for(|mode| !held.contains(mode)).await.is_err() || read == 0 {
             return;
         }
         if to.write_all(&buffer[..read]).await.is_err() {
