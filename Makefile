@@ -50,8 +50,8 @@ bench: ## measure latency, throughput and memory over NATS (and peers, if `make 
 	@$(CARGO) build --release --locked
 	@tools/bench
 
-microbench: ## time the small parts: codecs, admission, tokenizing, batching, layout, ranking (criterion)
-	$(CARGO) bench --locked --no-default-features --features bench --bench micro
+microbench: ## time the small parts: codecs, admission, tokenizing, batching, layout, ranking (criterion; ONLY=part of a name)
+	$(CARGO) bench --locked --no-default-features --features bench --bench micro -- $(ONLY)
 
 guard: ## count the instructions of the small parts (valgrind) and hold them to the stored figures
 	@tools/setup valgrind
