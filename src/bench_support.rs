@@ -3,6 +3,9 @@
 //! Their files are compiled here once more, by themselves, so that neither NATS nor libtorch has to be built for a
 //! count of instructions. What is pure can be taken out of its place like that.
 
+// With the feature `worker` beside `bench` they are in the crate twice, and meant to be.
+#![allow(clippy::duplicate_mod)]
+
 use std::time::{Duration, Instant};
 
 #[path = "worker/batch.rs"]
