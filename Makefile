@@ -4,9 +4,11 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clients gateway-check deploy-check bench overload soak build fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check deploy-check bench microbench guard guard-refresh overload soak build fmt lint doctor reference model clean
 
 CARGO ?= cargo
+# Optimized, and without libtorch, NATS and what tests need: it is built within a minute.
+GUARD := $(CARGO) run --locked --profile bench --no-default-features --features bench --bin guard --
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -19,7 +21,7 @@ demo: ## watch two workers rerank real text over a real nats-server
 	@$(CARGO) build --release --locked
 	@tools/demo
 
-test: setup ## set-up, format, lints, every test, the client on its own, the export of traces, the documentation, the clients of clients/
+test: setup ## set-up, format, lints, every test, the client on its own, the export of traces, the documentation, counted instructions, the clients of clients/
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features client --all-targets -- -D warnings
@@ -29,6 +31,8 @@ test: setup ## set-up, format, lints, every test, the client on its own, the exp
 	$(CARGO) test --locked --no-default-features --features client
 	$(CARGO) test --locked
 	$(CARGO) test --locked --features otlp --test it traces
+	$(CARGO) clippy --locked --no-default-features --features bench --lib --bin guard --bench micro -- -D warnings
+	$(GUARD)
 	tools/test-clients
 
 clients: ## check and test the clients in other languages
@@ -45,6 +49,17 @@ bench: ## measure latency, throughput and memory over NATS (and peers, if `make 
 	@tools/setup
 	@$(CARGO) build --release --locked
 	@tools/bench
+
+microbench: ## time the small parts: codecs, admission, tokenizing, batching, layout, ranking (criterion; ONLY=part of a name)
+	$(CARGO) bench --locked --no-default-features --features bench --bench micro -- $(ONLY)
+
+guard: ## count the instructions of the small parts (valgrind) and hold them to the stored figures
+	@tools/setup valgrind
+	@$(GUARD)
+
+guard-refresh: ## store the counted instructions anew: benches/guard/figures.json
+	@tools/setup valgrind
+	@$(GUARD) refresh
 
 overload: ## what callers with a budget get past capacity, and beside a slow member (two minutes)
 	@tools/setup

@@ -38,9 +38,13 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "gateway")]
 pub mod gateway;
-#[cfg(feature = "worker")]
+#[cfg(any(feature = "worker", feature = "bench"))]
 pub mod model;
 #[cfg(feature = "client")]
 pub mod telemetry;
 #[cfg(feature = "worker")]
 pub mod worker;
+
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench_support;

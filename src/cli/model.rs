@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::worker::{engine_settings, model_source};
 use super::{CliError, Global, print};
 use crate::model::engine::{EngineSettings, choose_device, choose_precision};
-use crate::model::files::{Checkpoint, resolve};
 use crate::model::hub::progress::Progress;
+use crate::model::{Checkpoint, resolve};
 use crate::model::{ModelError, PairTokenizer, Weights};
 use crate::telemetry;
 

@@ -11,26 +11,6 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-fn source(id: impl Into<String>) -> ModelSource {
-    ModelSource {
-        id: id.into(),
-        offline: true,
-        ..ModelSource::default()
-    }
-}
-
-#[test]
-fn a_folder_is_a_checkpoint() {
-    let dir = folder();
-    let source = ModelSource {
-        length_max: Some(77),
-        ..source(dir.path().display().to_string())
-    };
-    let checkpoint = resolve(&source, &Progress::silent()).unwrap();
-    assert_eq!(checkpoint.weights, [dir.path().join(WEIGHTS)]);
-    assert_eq!((checkpoint.spec.length_max, checkpoint.revision), (77, None));
-}
-
 #[test]
 fn what_is_missing_is_named_with_what_to_do() {
     let without = |name: &str| {
@@ -148,51 +128,4 @@ fn half_a_weights_file_is_refused() {
         let error = Weights::open(&Checkpoint::open("test", dir.path(), None).unwrap()).unwrap_err();
         assert!(error.to_string().contains("model.safetensors"), "{len}: {error}");
     }
-}
-
-#[test]
-fn paths_are_never_taken_for_hub_ids() {
-    for id in ["./nowhere", "../nowhere", "/nowhere/at/all", "~/nowhere-at-all"] {
-        let error = resolve(&source(id), &Progress::silent()).unwrap_err();
-        assert!(matches!(&error, ModelError::NotFound { .. }), "{id}: {error}");
-    }
-    for id in ["owner/name", "name"] {
-        let cache = tempfile::tempdir().unwrap();
-        let source = ModelSource {
-            cache_dir: Some(cache.path().to_path_buf()),
-            ..source(id)
-        };
-        let error = resolve(&source, &Progress::silent()).unwrap_err();
-        assert!(matches!(&error, ModelError::Hub { .. }), "{id}: {error}");
-    }
-}
-
-#[test]
-fn the_builtin_model_is_looked_for_beside_the_program_first() {
-    let install = tempfile::tempdir().unwrap();
-    let root = install.path().canonicalize().unwrap();
-    std::fs::create_dir_all(root.join("bin")).unwrap();
-    std::fs::write(root.join("bin/nats-rerank"), b"").unwrap();
-    let places = builtin_places(Some(&root.join("bin/nats-rerank")));
-    let expected = [
-        root.join("bin/models/builtin"),
-        root.join("share/nats-rerank/models/builtin"),
-    ];
-    assert_eq!(places[..2], expected);
-    assert!(places[2].ends_with("models/builtin"));
-    let message = ModelError::NotFound {
-        id: BUILTIN.to_owned(),
-        looked_in: places,
-    }
-    .to_string();
-    assert!(message.contains("share/nats-rerank"), "{message}");
-}
-
-#[test]
-fn a_token_never_shows() {
-    let source = ModelSource {
-        token: Some("hf_secret".to_owned()),
-        ..ModelSource::default()
-    };
-    assert!(!format!("{source:?}").contains("hf_secret"));
 }

@@ -2,31 +2,41 @@
 //!
 //! | module | from → to |
 //! |---|---|
+//! | [`source`] | an id from the settings → its [`Checkpoint`] |
 //! | [`files`] | a folder → [`Checkpoint`]: which file is what |
-//! | [`hub`] | a hub id → such a folder, downloaded once |
+//! | [`hub`] | a hub id → a folder, downloaded once |
 //! | [`spec`] | config.json → [`ModelSpec`]: what the engine must know |
 //! | [`weights`] | safetensors files → named tensors, mapped and not copied |
 //! | [`tokenizer`] | a query and a document → token ids |
 //! | [`engine`] | token ids → logits, on a device; the only place that names `tch` |
 
+#[cfg(feature = "worker")]
 pub mod engine;
 pub mod error;
 pub mod files;
+#[cfg(feature = "worker")]
 pub mod hub;
 mod kinds;
 mod object;
 mod prefix;
+#[cfg(feature = "worker")]
+pub mod source;
 pub mod spec;
 mod template;
 pub mod tokenizer;
+#[cfg(feature = "worker")]
 pub mod weights;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "worker"))]
 pub(crate) mod fixtures;
 
 pub use error::{HubFailure, ModelError};
-pub use files::{Checkpoint, ModelSource, resolve};
+pub use files::Checkpoint;
+#[cfg(feature = "worker")]
 pub use hub::progress::Progress;
+#[cfg(feature = "worker")]
+pub use source::{ModelSource, resolve};
 pub use spec::{Architecture, HiddenActivation, ModelSpec, ScoreActivation};
 pub use tokenizer::{PairTokenizer, PairTokens, QueryTokens, TokenizeError};
+#[cfg(feature = "worker")]
 pub use weights::{Dtype, TensorView, Weights};

@@ -1,4 +1,4 @@
-"""What tools/setup gets: libtorch, nats-server, and the checkpoint of real weights for the tests."""
+"""What tools/setup gets: libtorch, nats-server, the checkpoint of real weights for the tests, and a look at valgrind."""
 
 from __future__ import annotations
 
@@ -174,6 +174,19 @@ def set_up_checkpoints(cache: Path) -> None:
     link(ROOT / ".checkpoints", cache / "checkpoints")
 
 
+# --- valgrind --------------------------------------------------------------------------------------------------------
+
+
+def set_up_valgrind(_cache: Path) -> None:
+    """A Debian package that tools/setup has installed if it was missing: does it run a program here?"""
+    run(
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-c", ""],
+        "valgrind does not run here; `make guard`, and so `make test`, need it to count instructions",
+    )
+    version = subprocess.run(["valgrind", "--version"], capture_output=True, text=True).stdout.strip()
+    say(f"valgrind: {version.removeprefix('valgrind-')}")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +206,7 @@ def try_run(command: list[str], cwd: Path | None = None) -> str:
     return lines[-1] if result.returncode else ""
 
 
-PARTS = {"libtorch": set_up_libtorch, "nats-server": set_up_nats_server, "checkpoints": set_up_checkpoints}
+PARTS = {"libtorch": set_up_libtorch, "nats-server": set_up_nats_server, "checkpoints": set_up_checkpoints, "valgrind": set_up_valgrind}
 
 
 def main() -> None:

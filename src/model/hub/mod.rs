@@ -28,9 +28,10 @@ use self::http::{Client, RemoteFile};
 use self::progress::Progress;
 use super::error::{HubFailure, ModelError};
 use super::files::{
-    CONFIG, ModelSource, PICKLES, SENTENCE_TRANSFORMERS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WEIGHTS_INDEX,
-    missing_tokenizer, missing_weights, shard_names,
+    CONFIG, PICKLES, SENTENCE_TRANSFORMERS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WEIGHTS_INDEX, missing_tokenizer,
+    missing_weights, shard_names,
 };
+use super::source::ModelSource;
 use super::spec::{ModelSpec, SpecFiles};
 
 const ENDPOINT_DEFAULT: &str = "https://huggingface.co";
