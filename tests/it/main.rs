@@ -19,6 +19,7 @@ mod oversized;
 mod permissions;
 mod query;
 mod seeds;
+mod supervisor;
 mod support;
 mod switch;
 mod top;

@@ -4,6 +4,7 @@ mod basics;
 pub mod http;
 pub mod ledger;
 pub mod nats_server;
+pub mod notify;
 pub mod proxy;
 pub mod worker;
 
