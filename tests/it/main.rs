@@ -4,6 +4,7 @@ mod architecture;
 mod bench;
 mod chaos;
 mod client;
+mod deploy_nats;
 mod discovery;
 mod engine;
 mod faults;

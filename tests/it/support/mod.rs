@@ -6,6 +6,7 @@ pub mod ledger;
 pub mod nats_server;
 pub mod notify;
 pub mod proxy;
+pub mod site;
 pub mod worker;
 
 pub use basics::{PATIENCE, root, signal};

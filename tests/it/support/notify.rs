@@ -28,9 +28,14 @@ impl Ear {
         }
     }
 
+    /// What `NOTIFY_SOCKET` holds.
+    pub fn address(&self) -> String {
+        self.path.display().to_string()
+    }
+
     /// Has `command` tell this ear, with a watchdog of so many microseconds.
     pub fn listen_to(&self, command: &mut Command, watchdog_usec: &str) {
-        command.env("NOTIFY_SOCKET", &self.path);
+        command.env("NOTIFY_SOCKET", self.address());
         command.env("WATCHDOG_USEC", watchdog_usec).env_remove("WATCHDOG_PID");
     }
 
