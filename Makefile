@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clients gateway-check bench overload soak build fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check deploy-check bench overload soak build fmt lint doctor reference model clean
 
 CARGO ?= cargo
 
@@ -40,6 +40,10 @@ gateway-check: ## real clients of rerankers and a real browser against the gatew
 	@tools/setup libtorch nats-server
 	@$(CARGO) build --locked
 	@tools/test-gateway
+
+deploy-check: ## check the files of deploy/ without a container engine; says what could not be checked
+	@tools/setup nats-server
+	@for check in deploy/check/*; do "$$check"; done
 
 bench: ## measure latency, throughput and memory over NATS (and peers, if `make reference` has made the venv)
 	@tools/setup

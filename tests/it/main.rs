@@ -5,6 +5,7 @@ mod bench;
 mod chaos;
 mod client;
 mod deploy_nats;
+mod deploy_systemd;
 mod discovery;
 mod engine;
 mod faults;
