@@ -170,7 +170,8 @@ async fn a_worker_serves_callers_ask_and_operators_look_and_switch() {
         answered(&reranker(&site, &server, name).await).await;
     }
     // As any language's client would.
-    let raw = site.identity(&server, "caller").await.caller();
+    let caller = site.identity(&server, "caller").await;
+    let raw = caller.caller();
     raw.ask(&Request::new("q", ["a", "b"])).await.scored();
 
     // Discovery and monitoring.
@@ -199,6 +200,16 @@ async fn a_worker_serves_callers_ask_and_operators_look_and_switch() {
     bucket.put("enabled", "true".into()).await.expect("a value");
     until("on", || server.members(SUBJECT) == 1 && reranker.is_enabled()).await;
     answered(&reranker).await;
+    // What reads the switch is not complained about.
+    let context = jetstream::new(raw.client.clone());
+    let store = context.get_key_value(BUCKET).await.expect("a bucket");
+    let mut watch = store.watch_with_history("enabled").await.expect("a watch");
+    let entry = watch.next().await.expect("an entry").expect("an entry");
+    assert_eq!(entry.value, "true");
+    assert_eq!(store.get("enabled").await.expect("a value"), Some("true".into()));
+    drop(watch);
+    raw.ask(&Request::new("q", ["a", "b"])).await.scored();
+    assert_eq!(caller.complaints(), Vec::<String>::new());
     worker.stop().await.expect("a clean stop");
 }
 

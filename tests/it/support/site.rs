@@ -38,6 +38,7 @@ impl Site {
                 .status();
             assert!(copied.expect("cp").success());
         }
+        std::fs::remove_file(site.path("site/tls.conf")).expect("the first one's");
         site.make(own);
         site
     }
@@ -187,6 +188,11 @@ impl Identity {
         let last = format!("violation for publish to \"{last}\"");
         until("the server complains", || complained(&last)).await;
         !complained(&act.violation())
+    }
+
+    /// What the server forbade it so far.
+    pub fn complaints(&self) -> Vec<String> {
+        self.complaints.lock().expect("no panic").clone()
     }
 
     pub fn caller(&self) -> RawCaller {
