@@ -49,7 +49,7 @@ pub struct Report {
 /// Tells the supervisor until it is dropped, and then that the program stops.
 #[derive(Debug)]
 pub struct Supervisor {
-    stop: Option<mpsc::Sender<()>>,
+    stop: Option<mpsc::SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -72,7 +72,7 @@ impl Supervisor {
             std::process::id(),
         );
         let book = Book::new(watchdog, stop_max, Instant::now());
-        let (stop, stopped) = mpsc::channel();
+        let (stop, stopped) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("supervisor".to_owned())
             .spawn(move || tell(&socket, book, &report, &stopped))?;

@@ -113,7 +113,7 @@ fn a_socket_hears_it() {
     let server = UnixDatagram::bind(&path).expect("a socket");
     let client = connect(path.as_os_str()).expect("a path");
     let now = Arc::new(Mutex::new(report(Phase::Starting, true, "loading")));
-    let (stop, stopped) = mpsc::channel();
+    let (stop, stopped) = mpsc::sync_channel(1);
     let thread = std::thread::spawn({
         let now = now.clone();
         let book = Book::new(Some(WATCHDOG), WATCHDOG, Instant::now());
