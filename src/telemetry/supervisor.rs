@@ -2,7 +2,7 @@
 //! `NOTIFY_SOCKET` in the environment nothing happens at all.
 //!
 //! Ours and not a crate's, since the small crate for it knows no abstract sockets (which containers use) and waits without
-//! a bound for a supervisor that does not read. What to say next is pure ([`Book`]); a thread of its own says it, so that a
+//! a bound for a supervisor that does not read. What to say next is pure (`Book`); a thread of its own says it, so that a
 //! hung supervisor holds up nothing.
 
 use std::env;
