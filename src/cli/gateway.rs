@@ -6,13 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::flags::given;
-use super::signals::stop_on_signal;
+use super::signals::{stop_on_signal, tell_supervisor};
 use super::{CliError, Global};
 use crate::client::BuildError;
 use crate::config::{Config, OnFailure};
-use crate::gateway::{self, BearerToken, GatewayError, GatewaySettings};
+use crate::gateway::{self, BearerToken, GatewayError, GatewaySettings, Life};
 use crate::nats::ConnectErrorKind;
 use crate::telemetry;
+use crate::telemetry::supervisor::{Phase, Report};
 
 /// Flags of `nats-rerank gateway`.
 #[derive(clap::Args, Debug)]
@@ -27,6 +28,12 @@ pub struct Args {
 
 /// A token file longer than this is another file.
 const TOKEN_BYTES_MAX: u64 = 4096;
+
+/// No sign of life for this long, and the gateway should be started again.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// A stop takes no longer than `shutdown.grace_ms` and this.
+const STOP_BESIDE_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs a gateway until SIGTERM or SIGINT.
 ///
@@ -56,13 +63,33 @@ pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
 
 async fn serve(settings: GatewaySettings) -> Result<(), CliError> {
     let (stop, _) = stop_on_signal()?;
-    gateway::run(settings, stop).await.map_err(|error| match &error {
+    let life = Life::new();
+    let _supervisor = tell_supervisor(STOP_BESIDE_GRACE + settings.grace, {
+        let (life, stop) = (life.clone(), stop.clone());
+        move || report(&life, *stop.borrow())
+    });
+    gateway::run(settings, stop, life).await.map_err(|error| match &error {
         GatewayError::Client(BuildError::Invalid { .. }) => CliError::Usage(error.to_string()),
         GatewayError::Client(BuildError::Connect(connect)) if connect.kind() == ConnectErrorKind::Settings => {
             CliError::Usage(error.to_string())
         }
         _ => CliError::Failed(error.to_string()),
     })
+}
+
+/// What the supervisor is told. A gateway without NATS is started all the same: it answers, as `gateway.on_failure` says.
+fn report(life: &Life, stopping: bool) -> Report {
+    let (phase, status) = match (stopping, life.is_listening(), life.is_connected()) {
+        (true, _, _) => (Phase::Stopping, "stopping"),
+        (false, false, _) => (Phase::Starting, "starting"),
+        (false, true, false) => (Phase::Ready, "listening, not connected to NATS"),
+        (false, true, true) => (Phase::Ready, "listening, connected to NATS"),
+    };
+    Report {
+        phase,
+        alive: life.silence() <= SILENCE_MAX,
+        status: status.to_owned(),
+    }
 }
 
 fn settings(config: &Config) -> Result<GatewaySettings, CliError> {

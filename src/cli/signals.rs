@@ -1,12 +1,14 @@
-//! The signals that ask for a stop.
+//! What a supervisor says to this program, and what it is told: signals that ask for a stop, and notices of systemd's kind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::CliError;
+use crate::telemetry::supervisor::{Report, Supervisor};
 
 /// What the first signal to a server turns true, with the exit code that it stands for. A second one ends the process at
 /// once.
@@ -31,6 +33,14 @@ pub(super) fn stop_on_signal() -> Result<(watch::Receiver<bool>, Arc<AtomicU8>),
         }
     });
     Ok((stop, code))
+}
+
+/// Tells the supervisor, if there is one that listens, what `report` says. A program that cannot tell goes on.
+pub(super) fn tell_supervisor(stop_max: Duration, report: impl Fn() -> Report + Send + 'static) -> Option<Supervisor> {
+    Supervisor::from_environment(stop_max, report).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the supervisor (NOTIFY_SOCKET) cannot be told how this program is");
+        None
+    })
 }
 
 /// SIGTERM and SIGINT, as exit codes.

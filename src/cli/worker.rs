@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::signals::stop_on_signal;
+use super::signals::{stop_on_signal, tell_supervisor};
 use super::{CliError, Global, WorkerFlags};
 use crate::config::{Config, ModelConfig};
 use crate::model::ModelError;
@@ -13,7 +13,11 @@ use crate::model::tokenizer::PairTokenizer;
 use crate::model::{ModelSource, Progress, resolve};
 use crate::telemetry;
 use crate::telemetry::health::{self, Health, HealthError};
-use crate::worker::{self, Loaded, MembershipPolicy, QueueLimits, RequestLimits, Status, WorkerSettings};
+use crate::telemetry::supervisor::{Phase, Report};
+use crate::worker::{self, Loaded, MembershipPolicy, QueueLimits, RequestLimits, State, Status, WorkerSettings};
+
+/// A stop takes no longer than `shutdown.grace_ms` and this: leaving the group, and sending the last answers.
+const STOP_BESIDE_GRACE: Duration = Duration::from_secs(15);
 
 /// Flags of `nats-rerank worker`.
 #[derive(clap::Args, Debug)]
@@ -100,12 +104,53 @@ fn start_health(config: &Config, status: &Arc<Status>) -> Result<Option<Health>,
         return Ok(None);
     };
     let metrics = health::install_recorder()?;
-    Health::start(listen, status.clone(), metrics, config.health.heart_beat_age_max).map(Some)
+    let age_max = config.health.heart_beat_age_max;
+    Health::start(listen, status.clone(), metrics, age_max, silence_max(config)).map(Some)
+}
+
+/// No sign of life for this long, and the worker should be started again. `model.hang_timeout_ms` has its turn first.
+fn silence_max(config: &Config) -> Duration {
+    let hang_timeout = config.model.hang_timeout.unwrap_or_default();
+    config.health.heart_beat_age_max.max(hang_timeout)
+}
+
+/// What the supervisor is told of this worker. It is started once it is in its queue group, or out of it on purpose.
+fn report(status: &Status, stopping: bool, silence_max: Duration) -> Report {
+    let state = status.state();
+    let phase = match state {
+        _ if stopping => Phase::Stopping,
+        State::Loading | State::Connecting => Phase::Starting,
+        State::Serving | State::Full | State::Off => Phase::Ready,
+        State::Stopping | State::Failed => Phase::Stopping,
+    };
+    let why_not_alive = status.why_not_alive(silence_max);
+    let model = status.model_facts();
+    let text = match (&why_not_alive, model) {
+        // Without the figure, which would be another in each round.
+        (Some(_), _) => format!("{}: no sign of life", state.name()),
+        (None, Some(model)) => format!(
+            "{}: {} on {} in {}",
+            state.name(),
+            model.id,
+            model.device,
+            model.precision
+        ),
+        (None, None) => state.name().to_owned(),
+    };
+    Report {
+        phase,
+        alive: why_not_alive.is_none(),
+        status: text,
+    }
 }
 
 async fn serve(config: Config, status: Arc<Status>) -> Result<u8, CliError> {
     let (stop, code) = stop_on_signal()?;
     let settings = settings(&config);
+    let _supervisor = tell_supervisor(STOP_BESIDE_GRACE + config.shutdown.grace, {
+        let (status, stop, silence_max) = (status.clone(), stop.clone(), silence_max(&config));
+        move || report(&status, *stop.borrow(), silence_max)
+    });
     let model = config.model;
     let mut stopped = stop.clone();
     tokio::select! {

@@ -9,6 +9,7 @@
 //! | `arrival`, `body`, `dialect` | how a body arrives; the shapes of requests and answers: our own, TEI's, those of hosted rerankers |
 //! | `guard`, `failure` | the token; what is answered in place of a ranking |
 //! | `pages`, `page`, `openapi.json` | everything that is read by GET |
+//! | `life` | signs of life, for a supervisor |
 //! | `stats`, `served` | what the gateway knows of itself, and of the model behind it |
 //!
 //! It asks through [`Reranker`], which cannot fail; so neither can an answer, unless the settings ask for that.
@@ -18,6 +19,7 @@ mod body;
 mod dialect;
 mod failure;
 mod guard;
+mod life;
 mod pages;
 mod rerank;
 mod routes;
@@ -41,6 +43,7 @@ use crate::telemetry::process::CpuMeter;
 use crate::telemetry::{caller_names, gateway_names, recorder};
 
 pub use guard::BearerToken;
+pub use life::Life;
 
 /// Everything that a gateway is told.
 #[derive(Clone, Debug)]
@@ -127,11 +130,15 @@ impl Gateway {
 }
 
 /// Serves until `stop` is true, then ends what is at work, within the grace. Starts whether or not there is a NATS server;
-/// until there is, it is not ready. Installs the metrics recorder of this process.
+/// until there is, it is not ready. Installs the metrics recorder of this process, and gives its signs of life to `life`.
 ///
 /// # Errors
 /// The address cannot be listened on, or the settings of the connection are wrong.
-pub async fn run(settings: GatewaySettings, mut stop: watch::Receiver<bool>) -> Result<(), GatewayError> {
+pub async fn run(
+    settings: GatewaySettings,
+    mut stop: watch::Receiver<bool>,
+    life: Arc<Life>,
+) -> Result<(), GatewayError> {
     let listen = settings.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -157,8 +164,11 @@ pub async fn run(settings: GatewaySettings, mut stop: watch::Receiver<bool>) -> 
             gateway.stopping.store(true, Ordering::Release);
         }
     };
+    life.set_listening();
     tokio::select! {
         () = serve::serve(listener, &gateway, stopped) => {}
+        // In the very task that accepts, so that one does not go on without the other.
+        () = life.pulse(|| gateway.reranker.is_connected()) => {}
         () = recorder::upkeep(&gateway.metrics) => {}
     }
     Ok(())

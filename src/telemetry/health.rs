@@ -2,7 +2,7 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/livez` | 200 for as long as the process runs (one whose engine is lost ends by itself) |
+//! | `/livez` | 200 while engine and NATS thread give signs of life, else 503 with the reason: time to start it again |
 //! | `/readyz` | 200 while the worker is in its queue group and its engine computes, else 503; JSON with the reason |
 //! | `/metrics` | Prometheus text |
 //! | `/stats` | JSON for people and scripts |
@@ -80,6 +80,7 @@ struct Pages {
     metrics: PrometheusHandle,
     cpu: CpuMeter,
     heart_beat_age_max: Duration,
+    silence_max: Duration,
 }
 
 /// Installs the recorder of this process, with the names, meanings and buckets of [`names::ALL`] (and the buckets
@@ -95,7 +96,8 @@ pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
 
 impl Health {
     /// Listens on `listen` (port 0: any free one) and serves from a thread of its own. `metrics` comes from
-    /// [`install_recorder`]; a heart-beat older than `heart_beat_age_max` makes the worker unready.
+    /// [`install_recorder`]; a heart-beat older than `heart_beat_age_max` makes the worker unready, and no sign of life for
+    /// `silence_max` makes it dead.
     ///
     /// # Errors
     /// The address cannot be listened on, or the system gives no thread.
@@ -104,6 +106,7 @@ impl Health {
         status: Arc<Status>,
         metrics: PrometheusHandle,
         heart_beat_age_max: Duration,
+        silence_max: Duration,
     ) -> Result<Health, HealthError> {
         let refused = |reason| HealthError::Listen { listen, reason };
         let listener = TcpListener::bind(listen).map_err(refused)?;
@@ -118,6 +121,7 @@ impl Health {
             metrics,
             cpu: CpuMeter::start(),
             heart_beat_age_max,
+            silence_max,
         });
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
@@ -206,7 +210,10 @@ fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
         return response;
     }
     match request.uri().path() {
-        "/livez" => page(StatusCode::OK, TEXT, "alive\n".to_owned()),
+        "/livez" => match pages.status.why_not_alive(pages.silence_max) {
+            None => page(StatusCode::OK, TEXT, "alive\n".to_owned()),
+            Some(reason) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
+        },
         "/readyz" => {
             let read = pages.status.snapshot();
             let reason = read.why_not_ready(pages.heart_beat_age_max);

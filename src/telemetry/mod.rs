@@ -18,6 +18,8 @@ pub mod process;
 pub mod recorder;
 #[cfg(feature = "gateway")]
 mod start;
+#[cfg(feature = "gateway")]
+pub mod supervisor;
 #[cfg(feature = "worker")]
 pub mod traces;
 

@@ -97,6 +97,8 @@ impl EngineThread {
                         }));
                         return;
                     }
+                    // Measuring may have taken long, and it went well.
+                    status.beat();
                 }
                 let watch = Watch {
                     dummy: dummy_pair(&tokenizer),
@@ -157,7 +159,11 @@ struct Watch {
 impl Watch {
     /// A forward pass of the dummy pair, as a sign of life. The reason, if the device is lost.
     fn beat(&self, engine: &mut dyn Engine) -> Option<String> {
-        let dummy = self.dummy.as_ref()?;
+        let Some(dummy) = self.dummy.as_ref() else {
+            // An idle engine must not look hung: that its thread turns is what there is to say.
+            self.status.beat();
+            return None;
+        };
         match engine.score(&[dummy]) {
             Ok(logits) if logits.len() == 1 && logits[0].is_finite() => self.status.beat(),
             Ok(_) => tracing::error!("heart-beat: the model gave a score that is not a finite number"),

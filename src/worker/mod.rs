@@ -113,6 +113,7 @@ async fn serve(
     stop: watch::Receiver<bool>,
     status: Arc<Status>,
 ) -> Result<(), WorkerError> {
+    tokio::spawn(status.clone().pulse());
     let WorkerSettings {
         window,
         batch_tokens_max,

@@ -19,6 +19,9 @@ use crate::telemetry::names;
 /// The device is asked for its memory no more often than this.
 const DEVICE_MEMORY_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the NATS thread says that it runs.
+const PULSE_EVERY: Duration = Duration::from_secs(1);
+
 /// How the load is read.
 type LoadReader = Box<dyn Fn(Instant) -> LoadReading + Send + Sync>;
 
@@ -53,6 +56,8 @@ pub struct Status {
     load: OnceLock<LoadReader>,
     /// Milliseconds after the start; the engine's last forward pass that went well.
     heart_beat_ms: AtomicU64,
+    /// Milliseconds after the start, and one more; the NATS thread's last turn. 0: none yet.
+    pulse_ms: AtomicU64,
     model: Mutex<Option<ModelFacts>>,
 }
 
@@ -84,6 +89,7 @@ impl Status {
             leaves: Default::default(),
             load: OnceLock::new(),
             heart_beat_ms: AtomicU64::new(0),
+            pulse_ms: AtomicU64::new(0),
             model: Mutex::new(None),
         })
     }
@@ -227,8 +233,39 @@ impl Status {
 
     /// A forward pass went well: of a batch, or of the dummy pair of an idle engine.
     pub fn beat(&self) {
-        let now = self.started_at.elapsed().as_millis() as u64;
-        self.heart_beat_ms.store(now, Ordering::Release);
+        self.heart_beat_ms.store(self.uptime_ms(), Ordering::Release);
+    }
+
+    /// Takes a turn on the runtime that polls it, now and then, for as long as that runs: the NATS thread's sign of life.
+    pub(super) async fn pulse(self: Arc<Status>) {
+        loop {
+            self.pulse_ms.store(self.uptime_ms() + 1, Ordering::Release);
+            tokio::time::sleep(PULSE_EVERY).await;
+        }
+    }
+
+    /// Why this worker should be started again; `None` while it should not. It goes by signs of life, of the engine and of
+    /// the thread that speaks NATS, and neither by the connection nor by the queue: starting again would mend neither.
+    /// While the model loads there is no sign to go by.
+    pub fn why_not_alive(&self, silence_max: Duration) -> Option<String> {
+        let now = self.uptime_ms();
+        let pulse = self.pulse_ms.load(Ordering::Acquire);
+        let silent_ms = now.saturating_sub(pulse.saturating_sub(1));
+        if pulse > 0 && u128::from(silent_ms) > silence_max.as_millis() {
+            return Some(format!("nats: its thread has not run for {silent_ms} ms"));
+        }
+        match self.state() {
+            State::Loading => return None,
+            State::Failed => return Some("failed: the engine is lost".to_owned()),
+            _ => {}
+        }
+        let silent_ms = now.saturating_sub(self.heart_beat_ms.load(Ordering::Acquire));
+        (u128::from(silent_ms) > silence_max.as_millis())
+            .then(|| format!("engine: its last forward pass that went well is {silent_ms} ms old"))
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        self.started_at.elapsed().as_millis() as u64
     }
 
     /// Requests received and not answered yet.

@@ -102,3 +102,43 @@ fn the_devices_time_and_memory_are_read_back() {
     assert_eq!((read.out_of_memory, read.device_memory), (2, Some(memory)));
     assert_eq!(read.load.queue_tokens, 7);
 }
+
+#[test]
+fn alive_means_signs_of_life_and_not_readiness() {
+    const FOREVER: Duration = Duration::from_secs(3600);
+    let status = Status::new();
+    // While the model loads there is none to go by.
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(status.why_not_alive(Duration::ZERO), None);
+    for state in [State::Connecting, State::Full, State::Off, State::Stopping] {
+        status.set_state(state);
+        assert_eq!(status.why_not_alive(FOREVER), None, "{state:?}");
+        let reason = status.why_not_alive(Duration::ZERO).unwrap_or_default();
+        assert!(reason.starts_with("engine"), "{state:?}: {reason}");
+    }
+    status.set_state(State::Failed);
+    assert!(
+        status
+            .why_not_alive(FOREVER)
+            .is_some_and(|reason| reason.starts_with("failed"))
+    );
+}
+
+/// The pulse is that of the runtime: a thread that is stuck gives none, even while the engine computes.
+#[test]
+fn a_stuck_nats_thread_is_not_alive() {
+    let status = Status::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime");
+    runtime.spawn(status.clone().pulse());
+    runtime.block_on(tokio::task::yield_now());
+    status.set_state(State::Serving);
+    let silent = Duration::from_millis(20);
+    let stuck = std::time::Instant::now();
+    while stuck.elapsed() <= 3 * silent {
+        std::thread::sleep(silent);
+        status.beat();
+    }
+    let reason = status.why_not_alive(silent).unwrap_or_default();
+    assert!(reason.starts_with("nats"), "{reason}");
+}

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::fakes::{Act, Asked, Fake, right};
 use crate::http::{finish, start};
-use crate::nats_server::NatsServer;
+use crate::nats_server::{NatsServer, free_port};
+use crate::notify::Ear;
 use crate::process::{Gateway, wait};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -165,4 +166,26 @@ async fn the_page_comes_whole_from_the_program() {
     assert_eq!(described["openapi"], "3.1.0");
     let head = finish(start(&gateway.address, "HEAD", "/", &[], ""));
     assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+/// `Type=notify`: a gateway is started once it listens, with NATS or without, since it answers from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_supervisor_is_told_of_start_life_and_stop() {
+    let port = free_port();
+    let mut ear = Ear::new();
+    let address = ear.address();
+    let mut gateway = Gateway::spawn(
+        &format!("nats://127.0.0.1:{port}"),
+        &[],
+        &[("NOTIFY_SOCKET", &address), ("WATCHDOG_USEC", "300000")],
+    );
+    ear.hear("READY=1");
+    ear.hear("WATCHDOG=1");
+    ear.hear("WATCHDOG=1");
+    assert!(ear.has_heard("STATUS=listening, not connected to NATS"));
+    let _server = NatsServer::start_with(&["-p", &port]);
+    ear.hear("STATUS=listening, connected to NATS");
+    gateway.signal("TERM");
+    ear.hear("STOPPING=1");
+    assert_eq!(gateway.end().code(), Some(0), "{}", gateway.log());
 }

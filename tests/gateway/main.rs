@@ -15,4 +15,4 @@ mod failing;
 mod life;
 mod process;
 
-use support::{PATIENCE, http, nats_server, worker};
+use support::{PATIENCE, http, nats_server, notify, worker};

@@ -268,7 +268,7 @@ async fn tls_with_client_certificates() {
     }
 }
 
-/// The permissions that are enough (deploy/nats will carry them), and a caller that may listen on its own inbox alone.
+/// The permissions that are enough (deploy/nats carries them), and a caller that may listen on its own inbox alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn least_privilege_and_an_inbox_prefix() {
     let site = Site::new();

@@ -4,7 +4,9 @@ mod basics;
 pub mod http;
 pub mod ledger;
 pub mod nats_server;
+pub mod notify;
 pub mod proxy;
+pub mod site;
 pub mod worker;
 
 pub use basics::{PATIENCE, root, signal};

@@ -34,7 +34,7 @@ impl NatsServer {
     pub fn start_with(args: &[&str]) -> NatsServer {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let program = program();
-        let child = Command::new(&program)
+        let mut child = Command::new(&program)
             .args(["-a", "127.0.0.1", "-p", "-1", "-m", "-1", "--ports_file_dir"])
             .arg(folder.path())
             .args(args)
@@ -61,6 +61,10 @@ impl NatsServer {
             {
                 break value;
             }
+            assert!(
+                child.try_wait().is_ok_and(|ended| ended.is_none()),
+                "nats-server does not start with {args:?}"
+            );
             assert!(started.elapsed() < PATIENCE, "nats-server wrote no ports file");
             std::thread::sleep(Duration::from_millis(5));
         };
