@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use nats_rerank::model::engine::{DeviceChoice, Engine, EngineSettings, PrecisionChoice, TorchEngine};
+use nats_rerank::model::ModelError;
+use nats_rerank::model::engine::{DeviceChoice, Engine, EngineSettings, KernelsChoice, PrecisionChoice, TorchEngine};
 use nats_rerank::model::files::Checkpoint;
 use nats_rerank::model::tokenizer::{PairTokenizer, PairTokens};
 use serde::Deserialize;
@@ -55,14 +56,44 @@ impl Model {
     }
 
     fn engine(&self, precision: PrecisionChoice) -> TorchEngine {
+        self.engine_by(precision, KernelsChoice::Auto)
+    }
+
+    fn engine_by(&self, precision: PrecisionChoice, kernels: KernelsChoice) -> TorchEngine {
+        self.try_engine(precision, kernels, 1)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// On every kind of kernel that this CPU has for this model and precision, and by libtorch.
+    fn engines(&self, precision: PrecisionChoice) -> Vec<TorchEngine> {
+        let mut engines: Vec<TorchEngine> = Vec::new();
+        for &kernels in KernelsChoice::ALL {
+            if let Ok(engine) = self.try_engine(precision, kernels, 1)
+                && engines.iter().all(|one| one.info().kernels != engine.info().kernels)
+            {
+                engines.push(engine);
+            }
+        }
+        let kinds: Vec<_> = engines.iter().map(|engine| engine.info().kernels).collect();
+        println!("{} in {precision}: {}", self.name, kinds.join(", "));
+        engines
+    }
+
+    fn try_engine(
+        &self,
+        precision: PrecisionChoice,
+        kernels: KernelsChoice,
+        threads: usize,
+    ) -> Result<TorchEngine, ModelError> {
         let settings = EngineSettings {
             device: DeviceChoice::Cpu,
             precision,
-            threads: 1,
+            kernels,
+            threads,
             warmup_samples: 0,
             ..EngineSettings::default()
         };
-        TorchEngine::load(&self.checkpoint, &settings).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+        TorchEngine::load(&self.checkpoint, &settings)
     }
 
     fn pairs(&self, case: &Case) -> Vec<PairTokens> {
@@ -127,18 +158,19 @@ fn check_tokens(model: &Model) {
 }
 
 fn check_fp32(model: &Model) {
-    let mut engine = model.engine(PrecisionChoice::Fp32);
-    let activation = engine.info().activation;
-    let mut worst = 0f32;
-    for case in &model.reference.cases {
-        let pairs = model.pairs(case);
-        let logits = engine.score(&borrowed(&pairs)).expect("logits");
-        let what = format!("{} {}", model.name, case.name);
-        worst = worst.max(assert_close(&what, &logits, &case.logits, FP32_TOLERANCE));
-        let scores: Vec<f32> = logits.iter().map(|&logit| activation.apply(logit)).collect();
-        assert_close(&format!("{what}, scores"), &scores, &case.scores, FP32_TOLERANCE);
+    for mut engine in model.engines(PrecisionChoice::Fp32) {
+        let (activation, kernels) = (engine.info().activation, engine.info().kernels);
+        let mut worst = 0f32;
+        for case in &model.reference.cases {
+            let pairs = model.pairs(case);
+            let logits = engine.score(&borrowed(&pairs)).expect("logits");
+            let what = format!("{} {} by {kernels}", model.name, case.name);
+            worst = worst.max(assert_close(&what, &logits, &case.logits, FP32_TOLERANCE));
+            let scores: Vec<f32> = logits.iter().map(|&logit| activation.apply(logit)).collect();
+            assert_close(&format!("{what}, scores"), &scores, &case.scores, FP32_TOLERANCE);
+        }
+        println!("{}: fp32 by {kernels} is off by {worst:.1e} at most", model.name);
     }
-    println!("{}: fp32 is off by {worst:.1e} at most", model.name);
 }
 
 #[test]
@@ -162,30 +194,86 @@ fn fp32_agrees_on_real_weights_in_shards() {
     check_fp32(&model);
 }
 
-/// bf16 has 8 bits of mantissa: a relative error of 2^-9 a rounding, and every layer rounds some. Measured against the
-/// spread of a model's own logits, and by the order it gives.
+/// How far a precision may be off: root mean square, as a share of the spread of a model's own logits.
+fn check_rounded(precision: PrecisionChoice, share: f32) {
+    for model in small_models().into_iter().chain([minilm()]) {
+        for mut engine in model.engines(precision) {
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            for case in &model.reference.cases {
+                let pairs = model.pairs(case);
+                ours.extend(engine.score(&borrowed(&pairs)).expect("logits"));
+                theirs.extend_from_slice(&case.logits);
+            }
+            let mean = theirs.iter().sum::<f32>() / theirs.len() as f32;
+            let spread = (theirs.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / theirs.len() as f32).sqrt();
+            let error =
+                (ours.iter().zip(&theirs).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / theirs.len() as f32).sqrt();
+            let what = format!("{} in {precision} by {}", model.name, engine.info().kernels);
+            println!("{what}: root mean square error {error:.4}, spread of the logits {spread:.4}");
+            assert!(
+                error <= share * spread + 0.02,
+                "{what} is off by {error} where logits spread by {spread}"
+            );
+        }
+    }
+}
+
+/// bf16 has 8 bits of mantissa: a relative error of 2^-9 a rounding, and every layer rounds some.
 #[test]
 fn bf16_stays_within_what_bf16_allows() {
+    check_rounded(PrecisionChoice::Bf16, 0.1);
+}
+
+/// int8 rounds a row to 255 steps of its largest value, in every dense layer.
+#[test]
+fn int8_stays_within_what_int8_allows() {
+    check_rounded(PrecisionChoice::Int8, 0.25);
+}
+
+#[test]
+fn int8_that_cannot_be_had_is_refused_by_name() {
+    let model = Model::open("bert-small", &reference("bert-small"));
+    let refused = model.try_engine(PrecisionChoice::Int8, KernelsChoice::Libtorch, 1);
+    let Err(error) = refused else {
+        panic!("libtorch's operators do not serve it")
+    };
+    assert!(
+        error.to_string().contains("int8") && error.to_string().contains("libtorch"),
+        "{error}"
+    );
+}
+
+/// Our own kernels promise more than the contract: the very same bits, alone or in company, on one thread or several.
+#[test]
+fn own_kernels_give_the_same_bits_in_any_company() {
     for model in small_models().into_iter().chain([minilm()]) {
-        let mut engine = model.engine(PrecisionChoice::Bf16);
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for case in &model.reference.cases {
-            let pairs = model.pairs(case);
-            ours.extend(engine.score(&borrowed(&pairs)).expect("logits"));
-            theirs.extend_from_slice(&case.logits);
+        let pairs: Vec<PairTokens> = model
+            .reference
+            .cases
+            .iter()
+            .flat_map(|case| model.pairs(case).into_iter().take(8))
+            .collect();
+        for &precision in PrecisionChoice::ALL {
+            for mut engine in model.engines(precision) {
+                let kernels = engine.info().kernels;
+                if kernels == "libtorch" {
+                    continue;
+                }
+                let what = format!("{} in {precision} by {kernels}", model.name);
+                let together = engine.score(&borrowed(&pairs)).expect("logits");
+                for (pair, expected) in pairs.iter().zip(&together) {
+                    let alone = engine.score(&[pair]).expect("a logit");
+                    assert_eq!(alone, [*expected], "{what}: {} tokens alone", pair.ids.len());
+                }
+                let chosen = kernels.parse().expect("the name of a choice");
+                let mut three = model.try_engine(precision, chosen, 3).expect("an engine");
+                assert_eq!(
+                    three.score(&borrowed(&pairs)).expect("logits"),
+                    together,
+                    "{what}: three threads"
+                );
+            }
         }
-        let mean = theirs.iter().sum::<f32>() / theirs.len() as f32;
-        let spread = (theirs.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / theirs.len() as f32).sqrt();
-        let error = (ours.iter().zip(&theirs).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / theirs.len() as f32).sqrt();
-        println!(
-            "{}: bf16 root mean square error {error:.4}, spread of the logits {spread:.4}",
-            model.name
-        );
-        assert!(
-            error <= 0.1 * spread + 0.02,
-            "{}: bf16 is off by {error} where logits spread by {spread}",
-            model.name
-        );
     }
 }
 

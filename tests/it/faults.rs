@@ -100,6 +100,7 @@ impl InProcess {
             let checkpoint = Checkpoint::open("scripted", &reference("bert-small"), None)?;
             let tokenizer = Arc::new(PairTokenizer::open(&checkpoint)?);
             let info = EngineInfo {
+                kernels: "scripted",
                 model_id: "scripted".to_owned(),
                 device: "cpu".to_owned(),
                 precision: "fp32".to_owned(),

@@ -176,7 +176,7 @@ pub fn choose_precision(choice: PrecisionChoice, device: Device) -> Precision {
         (PrecisionChoice::Bf16, _) => Precision::Bf16,
         (PrecisionChoice::Int8, _) => Precision::Int8,
         (PrecisionChoice::Auto, Device::Cuda(_) | Device::Mps) => Precision::Fp16,
-        (PrecisionChoice::Auto, Device::Cpu) if cpu_has_fast_bf16() => Precision::Bf16,
+        (PrecisionChoice::Auto, Device::Cpu) if cpu_is_fast_at_bf16() => Precision::Bf16,
         (PrecisionChoice::Auto, Device::Cpu) => Precision::Fp32,
     };
     if precision == Precision::Fp16 && device == Device::Cpu {
@@ -185,26 +185,36 @@ pub fn choose_precision(choice: PrecisionChoice, device: Device) -> Precision {
     precision
 }
 
-/// Whether this CPU multiplies bf16 natively (AMX, AVX-512 BF16, or Arm's BF16), by what the kernel reports.
-fn cpu_has_fast_bf16() -> bool {
+#[cfg(target_arch = "x86_64")]
+fn cpu_is_fast_at_bf16() -> bool {
+    super::cpu::is_fast_at_bf16()
+}
+
+/// By what the kernel reports.
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_is_fast_at_bf16() -> bool {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     flags_name_bf16(&text)
 }
 
+#[cfg(any(test, not(target_arch = "x86_64")))]
 fn flags_name_bf16(cpuinfo: &str) -> bool {
     cpuinfo
         .lines()
         .find(|line| line.starts_with("flags") || line.starts_with("Features"))
-        .is_some_and(|line| {
-            line.split_whitespace()
-                .any(|flag| ["amx_bf16", "avx512_bf16", "bf16"].contains(&flag))
-        })
+        .is_some_and(|line| line.split_whitespace().any(|flag| flag == "bf16"))
+}
+
+/// Whether libtorch's bf16 layers can be used on this CPU: see [`amx_cap`].
+pub(super) fn libtorch_has_bf16() -> bool {
+    amx_cap().is_none_or(|(name, _)| std::env::var_os(name).is_some())
 }
 
 /// The environment variable that keeps oneDNN (inside libtorch) from AMX, and its value, where oneDNN would fail with it.
 ///
-/// Some hypervisors show AMX and hide its palettes (CPUID leaf 0x1D reads zero). oneDNN takes the tiles' sizes from there,
-/// and ends the process with an illegal instruction. Seen on Firecracker.
+/// Some hypervisors show AMX and hide its palettes (CPUID leaf 0x1D is missing or reads zero). oneDNN takes the tiles' sizes from there,
+/// and ends the process with an illegal instruction. Seen on Firecracker. oneDNN reads the variable when it is loaded, so it
+/// has to be set before the process begins.
 pub fn amx_cap() -> Option<(&'static str, &'static str)> {
     #[cfg(target_arch = "x86_64")]
     {
@@ -212,27 +222,15 @@ pub fn amx_cap() -> Option<(&'static str, &'static str)> {
         const LEAF_FEATURES: u32 = 7;
         const LEAF_PALETTES: u32 = 0x1d;
         const AMX_TILE: u32 = 1 << 24;
-        if __cpuid(0).eax >= LEAF_PALETTES
+        let leaf_max = __cpuid(0).eax;
+        if leaf_max >= LEAF_FEATURES
             && __cpuid_count(LEAF_FEATURES, 0).edx & AMX_TILE != 0
-            && __cpuid_count(LEAF_PALETTES, 0).eax == 0
+            && (leaf_max < LEAF_PALETTES || __cpuid_count(LEAF_PALETTES, 0).eax == 0)
         {
             return Some(("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16"));
         }
     }
     None
-}
-
-/// Sets what [`amx_cap`] asks for, where it has not been set before the process began (the worker sees to that).
-pub(super) fn cap_amx() {
-    static CAPPED: OnceLock<()> = OnceLock::new();
-    CAPPED.get_or_init(|| {
-        if let Some((name, value)) = amx_cap()
-            && std::env::var_os(name).is_none()
-        {
-            // SAFETY: once, and before libtorch has computed anything: nobody reads this variable before oneDNN does.
-            unsafe { std::env::set_var(name, value) };
-        }
-    });
 }
 
 #[cfg(test)]
@@ -241,7 +239,6 @@ mod tests {
 
     #[test]
     fn reads_cpu_flags() {
-        assert!(flags_name_bf16("processor : 0\nflags\t\t: fpu avx512_bf16 sse\n"));
         assert!(flags_name_bf16("Features : fp asimd bf16\n"));
         assert!(!flags_name_bf16("flags : fpu avx2 avx512f\n"));
         assert!(!flags_name_bf16(""));

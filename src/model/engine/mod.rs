@@ -3,6 +3,7 @@
 //! An [`Engine`] is made, warmed and used by one thread (see `worker::infer`): it is neither `Send` nor shared, so
 //! there is nothing to lock and no half-loaded weight to race on.
 
+mod cores;
 #[cfg(target_arch = "x86_64")]
 mod cpu;
 mod device;

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::cores::physical_cores;
 #[cfg(target_arch = "x86_64")]
 use super::cpu::{Native, Numbers};
-use super::device::{Device, Precision, cap_amx, choose_device, choose_precision};
+use super::device::{Device, Precision, amx_cap, choose_device, choose_precision, libtorch_has_bf16};
 use super::encoder::Encoder;
 use super::layout::Layout;
 use super::memory::{DeviceMemory, MemoryMeter};
@@ -89,8 +90,17 @@ impl Forward {
                 ),
             });
         }
+        if device == Device::Cpu && precision == Precision::Bf16 && !libtorch_has_bf16() {
+            let (name, value) = amx_cap().unwrap_or_default();
+            return Err(ModelError::Device {
+                device: device.to_string(),
+                reason: format!(
+                    "this machine shows AMX and hides its palettes, on which libtorch's bf16 layers fail; start the program with \
+                     {name}={value} in its environment, or set model.precision = fp32"
+                ),
+            });
+        }
         if device == Device::Cpu {
-            cap_amx();
             tch::set_num_threads(threads(settings) as i32);
         }
         let encoder = Encoder::load(spec, weights, device.torch(), precision.kind())?;
@@ -117,7 +127,11 @@ impl Forward {
 }
 
 fn threads(settings: &EngineSettings) -> usize {
-    if settings.threads > 0 { settings.threads } else { cores() }
+    if settings.threads > 0 {
+        settings.threads
+    } else {
+        physical_cores()
+    }
 }
 
 impl TorchEngine {
@@ -128,10 +142,16 @@ impl TorchEngine {
     pub fn load(checkpoint: &Checkpoint, settings: &EngineSettings) -> Result<TorchEngine, ModelError> {
         let started = Instant::now();
         let device = choose_device(settings.device, &settings.cuda_library)?;
-        let precision = choose_precision(settings.precision, device);
+        let mut precision = choose_precision(settings.precision, device);
         let weights = Weights::open(checkpoint)?;
         let spec = &checkpoint.spec;
-        let forward = Forward::load(spec, &weights, device, precision, settings)?;
+        let mut forward = Forward::load(spec, &weights, device, precision, settings);
+        if forward.is_err() && settings.precision == PrecisionChoice::Auto && precision == Precision::Bf16 {
+            // Nobody asked for bf16.
+            precision = Precision::Fp32;
+            forward = Forward::load(spec, &weights, device, precision, settings);
+        }
+        let forward = forward?;
         drop(weights);
         let mut engine = TorchEngine {
             info: EngineInfo {
@@ -201,11 +221,6 @@ impl Engine for TorchEngine {
     fn device_memory(&self) -> Option<DeviceMemory> {
         self.memory.as_ref().and_then(MemoryMeter::read)
     }
-}
-
-/// Cores this process may use: the affinity mask and a container's quota are both respected by the standard library.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A CPU is busy with a few thousand tokens, and a longer batch only makes the next one wait; a GPU wants many.

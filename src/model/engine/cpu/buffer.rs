@@ -95,10 +95,6 @@ impl<T: Plain> Buffer<T> {
     pub(super) fn pointer(&self) -> *mut T {
         self.start.as_ptr()
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
 }
 
 impl<T: Plain> Drop for Buffer<T> {
@@ -131,7 +127,7 @@ mod tests {
         buffer.reserve(2);
         assert_eq!(buffer.slice()[2], 1.0);
         buffer.reserve(1 << 20);
-        assert_eq!((buffer.len(), buffer.slice()[2]), (1 << 20, 0.0));
+        assert_eq!((buffer.slice().len(), buffer.slice()[2]), (1 << 20, 0.0));
         assert_eq!(buffer.pointer() as usize % HUGE_PAGE, 0);
         assert_eq!(Buffer::<u16>::zeros(5).pointer() as usize % ALIGN, 0);
         assert!(Buffer::<u8>::empty().slice().is_empty());

@@ -36,6 +36,18 @@ impl Isa {
         Isa::best().map(|best| best.min(most))
     }
 
+    /// Whether bf16 is faster than fp32 on this CPU. Without AMX, Intel's multiply bf16 at half the rate of fp32 (measured);
+    /// AMD's at twice.
+    pub(super) fn is_fast_at_bf16() -> bool {
+        match Isa::best() {
+            Some(Isa::Amx) => true,
+            Some(Isa::Avx512Bf16) => {
+                std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD"))
+            }
+            _ => false,
+        }
+    }
+
     /// How it is written.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -60,7 +72,11 @@ impl Isa {
         if !(is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni")) {
             return Some(Isa::Avx512);
         }
-        if amx::may_use() { Some(Isa::Amx) } else { Some(Isa::Avx512Bf16) }
+        if amx::may_use() {
+            Some(Isa::Amx)
+        } else {
+            Some(Isa::Avx512Bf16)
+        }
     }
 }
 

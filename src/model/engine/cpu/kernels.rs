@@ -95,7 +95,7 @@ pub(super) struct Kernels {
 pub(super) const AMX_UNITS: usize = 16;
 
 impl Kernels {
-    /// `None` where this instruction set does not have the format.
+    /// `None` where this instruction set does not have the format; of what `isa` holds, what the format needs.
     pub(super) fn choose(isa: Isa, format: Format) -> Option<Kernels> {
         let (product, rows) = match (format, isa) {
             (Format::F32, Isa::Avx2) => (avx2::PRODUCT, avx2::ROWS),
@@ -108,6 +108,10 @@ impl Kernels {
             (Format::Bf16, Isa::Amx) => Some(amx::PRODUCT_BF16),
             (Format::U8, Isa::Amx) => Some(amx::PRODUCT_U8),
             _ => None,
+        };
+        let isa = match format {
+            Format::F32 => isa.min(Isa::Avx512),
+            Format::Bf16 | Format::U8 => isa,
         };
         Some(Kernels {
             isa,

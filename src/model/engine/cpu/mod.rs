@@ -65,6 +65,11 @@ impl Numbers {
     }
 }
 
+/// Whether bf16 is faster than fp32 here, by these kernels.
+pub(super) fn is_fast_at_bf16() -> bool {
+    Isa::is_fast_at_bf16()
+}
+
 /// Rows in a block at most, and what a block's intermediate values may take of the second-level cache.
 const BLOCK_ROWS_MAX: usize = 256;
 const BLOCK_BYTES_MAX: usize = 1 << 20;
@@ -93,9 +98,14 @@ impl Native {
         let Some(isa) = Isa::chosen(kernels).filter(|_| Network::fits(spec)) else {
             return Ok(None);
         };
-        let inside = if numbers == Numbers::Fp32 { Format::F32 } else { Format::Bf16 };
+        let inside = if numbers == Numbers::Fp32 {
+            Format::F32
+        } else {
+            Format::Bf16
+        };
         let choose = |format| Kernels::choose(isa, format);
-        let (Some(linear), Some(attention), Some(exact)) = (choose(numbers.format()), choose(inside), choose(Format::F32))
+        let (Some(linear), Some(attention), Some(exact)) =
+            (choose(numbers.format()), choose(inside), choose(Format::F32))
         else {
             return Ok(None);
         };
