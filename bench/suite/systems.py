@@ -89,8 +89,9 @@ class Machinery:
     stage: Stage
     url: str
     threads: int
-    environment: dict[str, str]
     python: Path | None
+    peers_environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     def settings(self, checkpoint: Path, precision: str) -> list[str]:
         chosen = {"model.id": str(checkpoint), "model.precision": precision, "model.device": "cpu", "model.threads": str(self.threads)}
@@ -105,7 +106,7 @@ class Machinery:
         name = f"{shape}-worker-{precision}"
         began = time.monotonic()
         flags = ["--set", f"nats.subject={subject}", "--set", "limits.default_timeout_ms=300000", "--set", "limits.timeout_ms_max=600000", "--set", "model.hang_timeout_ms=600000"]
-        worker = self.stage.worker(name, self.url, [*flags, *self.settings(checkpoint, precision)])
+        worker = self.stage.worker(name, self.url, [*flags, *self.settings(checkpoint, precision)], self.environment)
         self.stage.wait_ready(name, worker)
         took = time.monotonic() - began
         command = [str(program()), "rounds", "caller", "--set", f"nats.url={self.url}", "--set", f"nats.subject={subject}"]
@@ -121,7 +122,7 @@ class Machinery:
         if self.python is None:
             raise Failed("the peers' Python is not there")
         command = [str(self.python), str(PEERS / "run.py"), name, str(checkpoint), precision, str(self.threads), *more]
-        lines = Lines(self.stage, f"{shape}-{name}-{precision}", command, self.environment)
+        lines = Lines(self.stage, f"{shape}-{name}-{precision}", command, self.peers_environment)
         kind = "ceiling" if name == "ceiling" else "peer"
         return System(f"{name}-{precision}", f"{label}, {precision}", kind, precision, lines, lines.process.pid, lines.about)
 
@@ -144,15 +145,40 @@ def offered_precisions(wanted: tuple[str, ...] = ("fp32", "bf16", "int8")) -> li
     return [precision for precision in wanted if known(precision)]
 
 
-def library_environment(python: Path | None) -> dict[str, str]:
-    """What libtorch needs to survive here, for every system alike.
+# libgomp's threads spin for milliseconds before they sleep; several systems are loaded at once, and none should slow the next one's
+# turn. Our own worker has the same setting (docs/benchmarks/log.md: one system alone is as fast with it as without).
+PEERS_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
+PROBE = "import torch; x = torch.rand(64, 64).to(torch.bfloat16); torch.nn.functional.linear(x, x)"
+WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"}
 
-    Some virtual machines show AMX and hide what describes it (CPUID leaf 0x1D); oneDNN then ends the process with an illegal
-    instruction. Whether that is so, a process of its own finds out.
+
+def peers_environment(python: Path | None, out: Path) -> dict[str, str]:
+    """What libtorch needs to survive here, and to be as fast as it can.
+
+    Some virtual machines show AMX and hide what describes it; oneDNN then ends the process (bench/peers/amx_palettes.c). Whether
+    that is so, a process of its own finds out.
     """
-    if python is None or os.environ.get("ONEDNN_MAX_CPU_ISA"):
+    if python is None:
         return {}
-    probe = "import torch; x = torch.rand(64, 64).to(torch.bfloat16); torch.nn.functional.linear(x, x)"
-    if subprocess.run([str(python), "-c", probe], capture_output=True).returncode == 0:
-        return {}
-    return {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"}
+
+    def survives(environment: dict[str, str]) -> bool:
+        return subprocess.run([str(python), "-c", PROBE], capture_output=True, env=clean_environment() | environment).returncode == 0
+
+    if survives({}):
+        return PEERS_ENVIRONMENT
+    shim = out / "amx_palettes.so"
+    built = subprocess.run([os.environ.get("CC", "cc"), "-O1", "-shared", "-fPIC", str(PEERS / "amx_palettes.c"), "-o", str(shim)], capture_output=True)
+    if built.returncode == 0 and survives({"LD_PRELOAD": str(shim)}):
+        return PEERS_ENVIRONMENT | {"LD_PRELOAD": str(shim)}
+    return PEERS_ENVIRONMENT | WITHOUT_AMX
+
+
+def own_environment(machinery: Machinery, checkpoint: Path) -> dict[str, str]:
+    """Nothing, unless our own bf16 would crash for the same reason."""
+    try:
+        Lines(machinery.stage, "probe", [str(program()), "rounds", "engine", *machinery.settings(checkpoint, "bf16")], {})
+        return {}  # it warmed up, which is what would have crashed
+    except Failed:
+        return WITHOUT_AMX
+    finally:
+        machinery.stage.stop("probe")

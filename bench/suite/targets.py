@@ -58,12 +58,15 @@ def of_shape(name: str, shape: dict) -> list[dict]:
     found += of_ceiling(name, systems)
     engine = systems.get(f"engine-{precision}")
     goal = BESIDE_FORWARD_MAX[name]
+    what = "everything but the forward pass, share of the request"
     if engine:
-        share = 1 - engine["p50_ms"] / ours["p50_ms"]
-        shown = f"{share:.1%} ({ours['p50_ms'] - engine['p50_ms']:.2f} of {ours['p50_ms']:.1f} ms, {precision})"
-        found.append(row("everything but the forward pass, share of the request", name, f"≤ {goal:.0%}", shown, share <= goal))
+        apart = 1 - engine["p50_ms"] / ours["p50_ms"]
+        told = beside_forward(ours)
+        shown = f"{told:.1%} by the reply's own stages, {apart:.1%} against the engine alone ({ours['p50_ms']:.1f} and {engine['p50_ms']:.1f} ms, {precision})"
+        # Below zero is noise; the worse of the two counts.
+        found.append(row(what, name, f"≤ {goal:.0%}", shown, max(told, apart) <= goal))
     else:
-        found.append(row("everything but the forward pass, share of the request", name, f"≤ {goal:.0%}", "not measured", None))
+        found.append(row(what, name, f"≤ {goal:.0%}", "not measured", None))
     faster("fp32 against the best fp32 peer", fastest(of_kind("peer", "fp32")), "worker-fp32", AGAINST_FP32_PEER[name])
     rss = kinds[ours_key]["rss_saturated_mb"]
     found.append(row(f"memory of the worker at saturation, {precision}", name, f"≤ {RSS_MAX_MB[name]:.0f} MB", f"{rss:.0f} MB", rss <= RSS_MAX_MB[name]))
@@ -79,6 +82,12 @@ def of_ceiling(name: str, systems: dict) -> list[dict]:
     reduced = figures.ratio(ceiling["reduced"]["rounds_ms"], engine["rounds_ms"])["ratio"]
     shown = f"{defined:.1%} of the model as defined, {reduced:.1%} of the reduced form ({ceiling['p50_ms']:.1f} and {ceiling['reduced']['p50_ms']:.1f} of {engine['p50_ms']:.1f} ms)"
     return [row(what, name, f"≥ {goal:.0%}", shown, defined >= goal)]
+
+
+def beside_forward(worker: dict) -> float:
+    """The share of a request that is not inference, by what its own reply tells."""
+    stages = worker["stages_ms"]
+    return sum(ms for name, ms in stages.items() if name != "infer") / sum(stages.values())
 
 
 def fastest(systems: dict) -> str | None:
