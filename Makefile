@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clients gateway-check bench overload soak build fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check bench peers overload soak build fmt lint doctor reference model clean
 
 CARGO ?= cargo
 
@@ -19,7 +19,7 @@ demo: ## watch two workers rerank real text over a real nats-server
 	@$(CARGO) build --release --locked
 	@tools/demo
 
-test: setup ## set-up, format, lints, every test, the client on its own, the export of traces, the documentation, the clients of clients/
+test: setup ## set-up, format, lints, every test, the client on its own, the export of traces, the documentation, the bench's arithmetic, the clients of clients/
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features client --all-targets -- -D warnings
@@ -29,6 +29,7 @@ test: setup ## set-up, format, lints, every test, the client on its own, the exp
 	$(CARGO) test --locked --no-default-features --features client
 	$(CARGO) test --locked
 	$(CARGO) test --locked --features otlp --test it traces
+	python3 -m unittest discover -s bench/tests
 	tools/test-clients
 
 clients: ## check and test the clients in other languages
@@ -41,10 +42,13 @@ gateway-check: ## real clients of rerankers and a real browser against the gatew
 	@$(CARGO) build --locked
 	@tools/test-gateway
 
-bench: ## measure latency, throughput and memory over NATS (and peers, if `make reference` has made the venv)
+bench: ## the benchmark suite, side by side with peers (about 20 minutes; QUICK=1: about 3; more flags: BENCH_FLAGS): see bench/README.md
 	@tools/setup
 	@$(CARGO) build --release --locked
-	@tools/bench
+	@bench/run $(if $(QUICK),--quick) $(BENCH_FLAGS)
+
+peers: ## get the Python of the bench's peers and plots (3 GB of packages)
+	@tools/venv
 
 overload: ## what callers with a budget get past capacity, and beside a slow member (two minutes)
 	@tools/setup
@@ -71,7 +75,7 @@ lint: ## format check and clippy, warnings as errors
 doctor: ## print what was found on this machine
 	@tools/doctor
 
-reference: setup ## make tests/reference again with transformers (1.5 GB of Python packages)
+reference: setup ## make tests/reference again with transformers (3 GB of Python packages)
 	@tools/reference/run
 
 model: setup ## train the built-in model again

@@ -18,6 +18,7 @@ mod overload;
 mod oversized;
 mod permissions;
 mod query;
+mod rounds;
 mod seeds;
 mod support;
 mod switch;
