@@ -16,7 +16,6 @@ from processes import Failed, clean_environment, program
 from systems import Machinery, System, memory_mb, offered_precisions, onnx_file
 
 REQUESTS_DIFFERENT = 32
-WARM_UP = 2
 CALLERS_SATURATION = 8
 SATURATION_ROUNDS = 2
 # Times the saturation that was just measured.
@@ -34,18 +33,19 @@ class Plan:
     sweep_s: float = 0.0  # seconds of each rate; 0: left out
     documents: tuple[int, int] = (0, 0)  # rounds and requests for each number of documents
     sweep: tuple[float, ...] = SWEEP
+    warm_up: int = 2  # requests of each system before the first round of a mix
 
 
 FULL = {
     "tinybert-l2": Plan({"mixed": (7, 30), "short": (5, 20), "long": (5, 8), "one-long": (5, 15)}, 200, 8.0, (5, 12)),
     "minilm-l6": Plan({"mixed": (7, 6), "short": (5, 4), "long": (3, 2), "one-long": (5, 3)}, 32, 15.0),
     "minilm-l12": Plan({"mixed": (5, 2)}, 16),
-    "bge-base": Plan({"mixed": (3, 1)}),
-    "bge-v2-m3": Plan({"mixed": (2, 1)}),
+    "bge-base": Plan({"mixed": (3, 1)}, warm_up=1),
+    "bge-v2-m3": Plan({"mixed": (2, 1)}, warm_up=1),
 }
 QUICK = {
     "tinybert-l2": Plan({"mixed": (3, 6), "one-long": (2, 3)}, 40, 3.0, (2, 4), SWEEP_QUICK),
-    "minilm-l6": Plan({"mixed": (3, 1)}, 8),
+    "minilm-l6": Plan({"mixed": (3, 1)}, 8, warm_up=1),
 }
 
 
@@ -111,12 +111,14 @@ class Bench:
             result = {"shape": shape, "mixes": {}}
             for mix, (rounds, count) in plan.mixes.items():
                 self.say(f"{shape}: {mix}, {rounds} rounds of {count} requests, {len(systems)} systems in turn")
-                result["mixes"][mix] = self.rounds(shape, systems, self.payload(mix), rounds, count, workload.tokens(mix))
+                result["mixes"][mix] = self.rounds(shape, systems, self.payload(mix), rounds, count, workload.tokens(mix), plan.warm_up)
             if plan.saturation:
                 self.say(f"{shape}: {CALLERS_SATURATION} callers")
-                self.rounds_ready(shape, systems, self.payload("mixed"))
-                result["saturation"] = self.saturation(shape, systems, plan.saturation)
-            for system in list(systems):
+                workers = [system for system in systems if system.kind == "worker"]
+                self.rounds_ready(shape, workers, self.payload("mixed"), plan.warm_up)
+                result["saturation"] = self.saturation(shape, workers, plan.saturation)
+                systems = [system for system in systems if system in workers or system.kind != "worker"]
+            for system in systems:
                 system.rss_saturated_mb = memory_mb(system.pid)
             if plan.sweep_s and result.get("saturation"):
                 result["sweep"] = self.sweep(shape, plan, result)
@@ -131,21 +133,21 @@ class Bench:
         finally:
             self.machinery.stage.stop(f"{shape}-")
 
-    def rounds_ready(self, shape: str, systems: list[System], payload: Path) -> dict[str, dict]:
+    def rounds_ready(self, shape: str, systems: list[System], payload: Path, warm_up: int) -> dict[str, dict]:
         """Give every system the requests, and let it warm up. Those that fail are taken off the list."""
         told = {}
         for system in list(systems):
             try:
                 told[system.key] = system.lines.tell(do="load", path=str(payload))
-                system.lines.tell(do="round", count=WARM_UP)
+                system.lines.tell(do="round", count=warm_up)
             except Failed as problem:
                 self.leave_out(shape, system.label, problem)
                 systems.remove(system)
         return told
 
-    def rounds(self, shape: str, systems: list[System], payload: Path, rounds: int, count: int, tokens: int) -> dict:
+    def rounds(self, shape: str, systems: list[System], payload: Path, rounds: int, count: int, tokens: int, warm_up: int = 2) -> dict:
         """A B C A B C …, beginning elsewhere in each round."""
-        told = self.rounds_ready(shape, systems, payload)
+        told = self.rounds_ready(shape, systems, payload, warm_up)
         answers: dict[str, list[dict]] = {system.key: [] for system in systems}
         for number in range(rounds):
             start = number % max(1, len(systems))
@@ -160,12 +162,16 @@ class Bench:
             "systems": {s.key: collected(answers[s.key]) | {"told": {k: v for k, v in told[s.key].items() if k != "tokens"}} for s in systems},
         }
 
-    def saturation(self, shape: str, systems: list[System], count: int) -> dict:
-        workers = [system for system in systems if system.kind == "worker"]
+    def saturation(self, shape: str, workers: list[System], count: int) -> dict:
         answers: dict[str, list[dict]] = {system.key: [] for system in workers}
         for _ in range(SATURATION_ROUNDS):
-            for system in workers:
-                answers[system.key].append(system.lines.tell(do="round", count=count, callers=CALLERS_SATURATION))
+            for system in list(workers):
+                try:
+                    answers[system.key].append(system.lines.tell(do="round", count=count, callers=CALLERS_SATURATION))
+                except Failed as problem:
+                    self.leave_out(shape, system.label, problem)
+                    workers.remove(system)
+                    del answers[system.key]
         found = {}
         for key, rounds in answers.items():
             rates = [len(one["ms"]) / one["seconds"] for one in rounds]
