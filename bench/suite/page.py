@@ -11,8 +11,9 @@ TITLES = {
 }  # fmt: skip
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+def table(head: list[str], rows: list[list[str]], texts: int = 1) -> str:
+    """The first columns are texts, the others numbers."""
+    lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
@@ -73,7 +74,7 @@ def machine(report: dict) -> str:
 def goals(report: dict) -> str:
     mark = {True: "reached", False: "**not reached**", None: "not measured"}
     rows = [[one["what"], TITLES.get(one["shape"], ""), one["goal"], one["got"], mark[one["reached"]]] for one in targets.rows(report)]
-    return "## Goals\n\nRatios are medians over rounds of what both took in the same round (quartiles in parentheses).\n\n" + table(["figure", "shape", "goal", "this run", ""], rows)
+    return "## Goals\n\nRatios are medians over rounds of what both took in the same round (quartiles in parentheses).\n\n" + table(["figure", "shape", "goal", "this run", ""], rows, 5)
 
 
 def of_shape(shape: dict) -> list[str]:
