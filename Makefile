@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clients gateway-check deploy-check bench microbench guard guard-refresh overload soak build fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check deploy-check bench peers microbench guard guard-refresh overload soak build fmt lint doctor reference model clean
 
 CARGO ?= cargo
 # Optimized, and without libtorch, NATS and what tests need: it is built within a minute.
@@ -21,7 +21,7 @@ demo: ## watch two workers rerank real text over a real nats-server
 	@$(CARGO) build --release --locked
 	@tools/demo
 
-test: setup ## set-up, format, lints, every test, the client on its own, the export of traces, the documentation, counted instructions, the clients of clients/
+test: setup ## set-up, format, lints, every test, the client on its own, the export of traces, the documentation, counted instructions, the bench's arithmetic, the clients of clients/
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features client --all-targets -- -D warnings
@@ -31,6 +31,7 @@ test: setup ## set-up, format, lints, every test, the client on its own, the exp
 	$(CARGO) test --locked --no-default-features --features client
 	$(CARGO) test --locked
 	$(CARGO) test --locked --features otlp --test it traces
+	python3 -m unittest discover -s bench/tests
 	$(CARGO) clippy --locked --no-default-features --features bench --lib --bin guard --bench micro -- -D warnings
 	$(GUARD)
 	tools/test-clients
@@ -45,10 +46,13 @@ gateway-check: ## real clients of rerankers and a real browser against the gatew
 	@$(CARGO) build --locked
 	@tools/test-gateway
 
-bench: ## measure latency, throughput and memory over NATS (and peers, if `make reference` has made the venv)
+bench: ## the benchmark suite, side by side with peers (about 20 minutes; QUICK=1: about 3; more flags: BENCH_FLAGS): see bench/README.md
 	@tools/setup
 	@$(CARGO) build --release --locked
-	@tools/bench
+	@bench/run $(if $(QUICK),--quick) $(BENCH_FLAGS)
+
+peers: ## get the Python of the bench's peers and plots (3 GB of packages)
+	@tools/venv
 
 microbench: ## time the small parts: codecs, admission, tokenizing, batching, layout, ranking (criterion; ONLY=part of a name)
 	$(CARGO) bench --locked --no-default-features --features bench --bench micro -- $(ONLY)
@@ -92,7 +96,7 @@ lint: ## format check and clippy, warnings as errors
 doctor: ## print what was found on this machine
 	@tools/doctor
 
-reference: setup ## make tests/reference again with transformers (1.5 GB of Python packages)
+reference: setup ## make tests/reference again with transformers (3 GB of Python packages)
 	@tools/reference/run
 
 model: setup ## train the built-in model again

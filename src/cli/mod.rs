@@ -15,6 +15,8 @@ mod healthcheck;
 #[cfg(feature = "worker")]
 mod model;
 mod query;
+#[cfg(feature = "worker")]
+mod rounds;
 mod signals;
 mod top;
 #[cfg(feature = "worker")]
@@ -160,6 +162,10 @@ enum Command {
   nats-rerank config check --config /etc/nats-rerank.toml\n\n{EXIT_CODES}"
     ))]
     Config(config::Args),
+    /// One system of the benchmark suite (bench/), told by lines on standard input when to compute.
+    #[cfg(feature = "worker")]
+    #[command(hide = true)]
+    Rounds(rounds::Args),
 }
 
 /// Why a subcommand ended without success.
@@ -252,6 +258,8 @@ fn run(command: Command, global: &Global) -> u8 {
         #[cfg(feature = "worker")]
         Command::Model(args) => model::run(args, global).map(|()| 0),
         Command::Config(args) => config::run(args, global).map(|()| 0),
+        #[cfg(feature = "worker")]
+        Command::Rounds(args) => rounds::run(args, global).map(|()| 0),
     };
     done.unwrap_or_else(fail)
 }

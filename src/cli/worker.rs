@@ -71,7 +71,7 @@ const LIBRARY_SETTINGS: [(&str, &str); 4] = [
 /// The libraries read their environment when they are loaded, which is before `main`: so this program starts itself
 /// again, in the same process, with the missing variables set.
 #[cfg(target_os = "linux")]
-fn settle_libraries() {
+pub(super) fn settle_libraries() {
     use std::os::unix::process::CommandExt;
     let missing: Vec<_> = LIBRARY_SETTINGS
         .into_iter()
@@ -97,7 +97,7 @@ fn settle_libraries() {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn settle_libraries() {}
+pub(super) fn settle_libraries() {}
 
 fn start_health(config: &Config, status: &Arc<Status>) -> Result<Option<Health>, HealthError> {
     let Some(listen) = config.health.listen else {
@@ -154,7 +154,7 @@ async fn serve(config: Config, status: Arc<Status>) -> Result<u8, CliError> {
     let model = config.model;
     let mut stopped = stop.clone();
     tokio::select! {
-        outcome = worker::run(settings, move || load(&model), stop, status) => {
+        outcome = worker::run(settings, move || load_model(&model), stop, status) => {
             outcome.map_err(|error| CliError::Failed(error.to_string()))?;
         }
         // A stop while the model is still loading: nothing was taken, so nothing is owed.
@@ -233,7 +233,7 @@ pub(super) fn engine_settings(model: &ModelConfig) -> EngineSettings {
 }
 
 /// Loads the configured model, or a fallback: each is tried again a bounded number of times, then the next.
-fn load(model: &ModelConfig) -> Result<Loaded, ModelError> {
+pub(super) fn load_model(model: &ModelConfig) -> Result<Loaded, ModelError> {
     let mut first_error = None;
     for id in std::iter::once(&model.id).chain(&model.fallback_ids) {
         match load_with_retries(model, id) {

@@ -20,6 +20,7 @@ mod overload;
 mod oversized;
 mod permissions;
 mod query;
+mod rounds;
 mod seeds;
 mod supervisor;
 mod support;

@@ -64,12 +64,12 @@ class Stage:
             # Somebody may have tidied the temporary folder meanwhile: no reason to lose what was measured.
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start(self, name: str, command: list[str]) -> subprocess.Popen:
+    def start(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen:
         """Start a process in its own session (so that Ctrl-C reaches this script alone), its output in a log file."""
         with open(self.log(name), "wb") as log:
             process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=self.folder,
-                env=clean_environment(), start_new_session=True, preexec_fn=die_with_parent,
+                env=clean_environment() | (environment or {}), start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
         self.running.append((name, process))
         return process
@@ -93,10 +93,10 @@ class Stage:
 
         return self.wait("nats-server", process, url)
 
-    def worker(self, name: str, url: str, arguments: list[str]) -> subprocess.Popen:
+    def worker(self, name: str, url: str, arguments: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen:
         """Start a worker; it is not ready yet (`wait_ready`)."""
         # Several on one machine: each on a free port.
-        return self.start(name, [str(program()), "worker", "--nats-url", url, "--set", "health.listen=127.0.0.1:0", *arguments])
+        return self.start(name, [str(program()), "worker", "--nats-url", url, "--set", "health.listen=127.0.0.1:0", *arguments], environment)
 
     def health_address(self, name: str) -> str:
         """Where the health of a worker that is ready listens, as its log tells."""

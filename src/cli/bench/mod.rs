@@ -31,6 +31,8 @@ pub use args::Args;
 use args::{Format, Run};
 use figures::Figures;
 use load::{Done, Load};
+#[cfg(feature = "worker")]
+pub(super) use payload::from_file as requests_from_file;
 use report::{Measured, Report, Settings};
 use schedule::Schedule;
 use tally::Tally;

@@ -85,7 +85,7 @@ pub(super) fn built_in(documents: usize, mix: LengthMix, seed: u64) -> Vec<Reque
 ///
 /// # Errors
 /// The file cannot be read, or holds something that is no request; its content is not repeated.
-pub(super) fn from_file(path: &Path) -> Result<Vec<Request>, CliError> {
+pub(in crate::cli) fn from_file(path: &Path) -> Result<Vec<Request>, CliError> {
     let shown = path.display();
     let wrong = |reason: String| CliError::Usage(format!("--payload {shown}: {reason}"));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
