@@ -7,6 +7,7 @@
 //! | [`spec`] | config.json → [`ModelSpec`]: what the engine must know |
 //! | [`weights`] | safetensors files → named tensors, mapped and not copied |
 //! | [`tokenizer`] | a query and a document → token ids |
+//! | `wordpiece` | the same for BERT's kind of tokenizer, without the library |
 //! | [`engine`] | token ids → logits, on a device; the only place that names `tch` |
 
 pub mod engine;
@@ -20,6 +21,7 @@ pub mod spec;
 mod template;
 pub mod tokenizer;
 pub mod weights;
+mod wordpiece;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
