@@ -105,10 +105,17 @@ fn start_health(config: &Config, status: &Arc<Status>) -> Result<Option<Health>,
 async fn serve(config: Config, status: Arc<Status>) -> Result<u8, CliError> {
     let (stop, code) = stop_on_signal()?;
     let settings = settings(&config);
-    let model = config.model;
+    let (model, document_bytes_max) = (config.model, config.cache.document_bytes_max);
+    let load = move || {
+        let loaded = load(&model)?;
+        if let Some(bytes_max) = document_bytes_max {
+            loaded.tokenizer.cache_documents(bytes_max);
+        }
+        Ok(loaded)
+    };
     let mut stopped = stop.clone();
     tokio::select! {
-        outcome = worker::run(settings, move || load(&model), stop, status) => {
+        outcome = worker::run(settings, load, stop, status) => {
             outcome.map_err(|error| CliError::Failed(error.to_string()))?;
         }
         // A stop while the model is still loading: nothing was taken, so nothing is owed.
@@ -155,6 +162,7 @@ fn settings(config: &Config) -> WorkerSettings {
             timeout_max: config.limits.timeout_max,
             model_names: Vec::new(),
         },
+        scores_max: config.cache.scores_max,
         tokenize_threads: config.tokenize.threads.unwrap_or(0),
         grace: config.shutdown.grace,
     }

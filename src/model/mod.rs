@@ -19,6 +19,7 @@ mod object;
 mod prefix;
 pub mod spec;
 mod template;
+mod token_cache;
 pub mod tokenizer;
 pub mod weights;
 mod wordpiece;

@@ -9,6 +9,7 @@
 //! BERT's own kind of tokenizer has a fast path ([`wordpiece`](super::wordpiece)); the library does the rest.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use tokenizers::normalizers::NormalizerWrapper;
@@ -21,6 +22,9 @@ use super::object::Object;
 use super::prefix;
 use super::spec::ModelSpec;
 use super::template::{Piece, check_template, laid_out, learn_template};
+pub use super::token_cache::CacheCounts;
+pub(crate) use super::token_cache::HitCounter;
+use super::token_cache::TokenCache;
 use super::wordpiece::{Coverage, FastWordPiece};
 
 /// Why a text could not be tokenized.
@@ -74,6 +78,8 @@ pub struct PairTokenizer {
     tokenizer: Tokenizer,
     /// The same, only faster, where there is such a one.
     fast: Option<FastWordPiece>,
+    /// Documents' tokens, if they are to be kept.
+    cache: OnceLock<TokenCache>,
     template: Vec<Piece>,
     /// Tokens that are left for the two texts together.
     texts_max: usize,
@@ -150,6 +156,7 @@ impl PairTokenizer {
         Ok(PairTokenizer {
             fast: FastWordPiece::of(&tokenizer, added, spec.vocab_size),
             tokenizer,
+            cache: OnceLock::new(),
             template,
             texts_max: spec.length_max - specials,
             length_max: spec.length_max,
@@ -179,6 +186,23 @@ impl PairTokenizer {
         self.fast.is_some()
     }
 
+    /// Whether the fast path takes this text, and is at its fastest: plain ASCII without a special token spelt out.
+    pub fn is_quick(&self, text: &str) -> bool {
+        self.fast
+            .as_ref()
+            .is_some_and(|fast| text.is_ascii() && !fast.spells_added_token(text))
+    }
+
+    /// From now on tokens of documents are kept, within so many bytes. Once; a second bound is not taken.
+    pub fn cache_documents(&self, bytes_max: u64) {
+        let _ = self.cache.set(TokenCache::new(bytes_max));
+    }
+
+    /// What the cache of documents' tokens has done; `None` without one.
+    pub fn document_cache(&self) -> Option<CacheCounts> {
+        self.cache.get().map(TokenCache::counts)
+    }
+
     /// Tokenizes a query, once for all its documents.
     pub fn query(&self, text: &str) -> Result<QueryTokens, TokenizeError> {
         let mut ids = Vec::new();
@@ -202,7 +226,7 @@ impl PairTokenizer {
         let (before, behind) = self.template.split_at(document_at);
         push_pieces(before, &query.ids, &mut ids);
         let start = ids.len();
-        self.push_ids(document, enough, &mut ids)?;
+        self.push_document(document, enough, &mut ids)?;
         let document_len = ids.len() - start;
         let total = query.len() + document_len;
         let truncated = total > self.texts_max;
@@ -250,6 +274,31 @@ impl PairTokenizer {
             TruncationDirection::Right => self.texts_max.max(query.len()) + 1,
             TruncationDirection::Left => usize::MAX,
         }
+    }
+
+    /// As [`Self::push_ids`], through the cache if there is one.
+    fn push_document(&self, text: &str, enough: usize, ids: &mut Vec<u32>) -> Result<(), TokenizeError> {
+        let Some(cache) = self.cache.get() else {
+            return self.push_ids(text, enough, ids);
+        };
+        // So many are kept of a longer document, whatever its query: with all of them, that it is longer is known too.
+        let kept_max = self.texts_max + 1;
+        if let Some(known) = cache.get(text)
+            && (known.len() < kept_max || enough <= kept_max || self.direction == TruncationDirection::Left)
+        {
+            ids.extend_from_slice(&known);
+            return Ok(());
+        }
+        let start = ids.len();
+        self.push_ids(text, enough, ids)?;
+        // The end of a text that is cut at the left is what counts.
+        let kept = if self.direction == TruncationDirection::Right {
+            (ids.len() - start).min(kept_max)
+        } else {
+            ids.len() - start
+        };
+        cache.insert(text, &ids[start..start + kept]);
+        Ok(())
     }
 
     fn cut<'a>(&self, ids: &'a [u32], len: usize) -> &'a [u32] {

@@ -118,9 +118,7 @@ impl FastWordPiece {
                     continue;
                 }
                 Class::Punctuation => {
-                    if self.begins_added[usize::from(byte)]
-                        && self.added.iter().any(|token| bytes[at..].starts_with(token))
-                    {
+                    if self.added_at(bytes, at) {
                         return Coverage::AddedToken;
                     }
                     ids.push(self.punctuation[usize::from(byte)]);
@@ -154,6 +152,16 @@ impl FastWordPiece {
             }
         }
         Coverage::Done
+    }
+
+    /// Whether an added token stands anywhere in the text.
+    pub(super) fn spells_added_token(&self, text: &str) -> bool {
+        let bytes = text.as_bytes();
+        (0..bytes.len()).any(|at| self.added_at(bytes, at))
+    }
+
+    fn added_at(&self, bytes: &[u8], at: usize) -> bool {
+        self.begins_added[usize::from(bytes[at])] && self.added.iter().any(|token| bytes[at..].starts_with(token))
     }
 
     fn is(&self, byte: u8, class: Class) -> bool {
