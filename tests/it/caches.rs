@@ -175,9 +175,10 @@ async fn a_real_worker_gives_the_same_scores_from_its_caches_and_counts_them() {
         ("rerank_cache_hits_total{cache=\"scores\"}", 3.0),
         ("rerank_cache_misses_total{cache=\"scores\"}", 6.0),
         ("rerank_cache_entries{cache=\"scores\"}", 6.0),
-        ("rerank_cache_entries{cache=\"documents\"}", 3.0),
     ] {
         assert_eq!(worker.metric(metric), value, "{metric}");
     }
+    // Made-up pairs of the warm-up are among them.
     assert!(worker.metric("rerank_cache_hits_total{cache=\"documents\"}") >= 6.0);
+    assert!(worker.metric("rerank_cache_entries{cache=\"documents\"}") >= 3.0);
 }

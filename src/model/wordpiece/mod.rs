@@ -3,14 +3,15 @@
 //! (`[SEP]`, say) out.
 //!
 //! One pass over the bytes: the class of each byte tells where a word ends; a word of ASCII is lower-cased as one number and
-//! looked up as one. A word with anything else in it goes through [`normal`], which calls the very functions and tables of
-//! the library, without its book of offsets.
+//! looked up as one. A word with anything else in it is put together from characters that were normalized beforehand ([`simple`]), or
+//! goes through [`normal`], which calls the very functions and tables of the library, without its book of offsets.
 //!
 //! Why pieces may be looked at one by one: an ASCII space or punctuation mark comes through every step as it is, separates words,
 //! and is a character that no canonical reordering reaches across. So normalizing what stands between two of them gives
 //! the same as normalizing the whole. The tests hold all of it to the library, over millions of odd texts.
 
 mod normal;
+mod simple;
 mod vocabulary;
 
 use tokenizers::models::ModelWrapper;
@@ -19,6 +20,7 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::{AddedToken, Tokenizer};
 
 use normal::Normal;
+use simple::SimpleCharacters;
 use vocabulary::{SHORT_MAX, Vocabulary, short_key};
 
 /// What a byte is to the fast path.
@@ -39,6 +41,7 @@ enum Class {
 pub(super) struct FastWordPiece {
     vocabulary: Vocabulary,
     normal: Normal,
+    simple: SimpleCharacters,
     classes: [Class; 256],
     /// The id of each ASCII punctuation mark as a word.
     punctuation: [u32; 128],
@@ -101,6 +104,7 @@ impl FastWordPiece {
             added: added.into_iter().map(|token| token.content.as_bytes().into()).collect(),
             begins_added,
             vocabulary,
+            simple: SimpleCharacters::of(&normal),
             normal,
         })
     }
@@ -137,10 +141,7 @@ impl FastWordPiece {
                             end += 1;
                         }
                         // Both ends are beside ASCII characters or the text's own, so between characters.
-                        self.normal.normalize(&text[at..end], &mut scratch);
-                        normal::words(&scratch, |word| {
-                            self.vocabulary.word(word.as_bytes(), word.chars().count(), ids);
-                        });
+                        self.other_words(&text[at..end], &mut scratch, ids);
                     } else {
                         self.ascii_word(&bytes[at..], end - at, ids);
                     }
@@ -166,6 +167,22 @@ impl FastWordPiece {
 
     fn is(&self, byte: u8, class: Class) -> bool {
         self.classes[usize::from(byte)] == class
+    }
+
+    /// The words of a text that is not ASCII alone.
+    fn other_words(&self, text: &str, scratch: &mut String, ids: &mut Vec<u32>) {
+        let before = ids.len();
+        if self
+            .simple
+            .words(text, |word, chars| self.vocabulary.word(word, chars, ids))
+        {
+            return;
+        }
+        ids.truncate(before);
+        self.normal.normalize(text, scratch);
+        normal::words(scratch, |word| {
+            self.vocabulary.word(word.as_bytes(), word.chars().count(), ids);
+        });
     }
 
     /// The word of ASCII letters and digits that `bytes` begins with.

@@ -24,6 +24,11 @@ impl Normal {
         }
     }
 
+    /// Whether characters are decomposed, so that marks in a row are sorted.
+    pub(super) fn decomposes(&self) -> bool {
+        self.strip_accents
+    }
+
     /// Normalizes `text` into `out`, which is emptied first.
     pub(super) fn normalize(&self, text: &str, out: &mut String) {
         out.clear();
@@ -99,7 +104,7 @@ fn is_control(c: char) -> bool {
     !matches!(c, '\t' | '\n' | '\r') && c.is_other()
 }
 
-fn is_punctuation(c: char) -> bool {
+pub(super) fn is_punctuation(c: char) -> bool {
     c.is_ascii_punctuation() || c.is_punctuation()
 }
 
