@@ -151,10 +151,17 @@ async fn serve(config: Config, status: Arc<Status>) -> Result<u8, CliError> {
         let (status, stop, silence_max) = (status.clone(), stop.clone(), silence_max(&config));
         move || report(&status, *stop.borrow(), silence_max)
     });
-    let model = config.model;
+    let (model, document_bytes_max) = (config.model, config.cache.document_bytes_max);
+    let load = move || {
+        let loaded = load_model(&model)?;
+        if let Some(bytes_max) = document_bytes_max {
+            loaded.tokenizer.cache_documents(bytes_max);
+        }
+        Ok(loaded)
+    };
     let mut stopped = stop.clone();
     tokio::select! {
-        outcome = worker::run(settings, move || load_model(&model), stop, status) => {
+        outcome = worker::run(settings, load, stop, status) => {
             outcome.map_err(|error| CliError::Failed(error.to_string()))?;
         }
         // A stop while the model is still loading: nothing was taken, so nothing is owed.
@@ -201,6 +208,7 @@ fn settings(config: &Config) -> WorkerSettings {
             timeout_max: config.limits.timeout_max,
             model_names: Vec::new(),
         },
+        scores_max: config.cache.scores_max,
         tokenize_threads: config.tokenize.threads.unwrap_or(0),
         grace: config.shutdown.grace,
     }

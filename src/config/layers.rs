@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use config::{FileFormat, Source as _};
 
+use super::key::Key;
 use super::problem::{Problem, Source};
-use super::schema::{self, KEYS, Key};
+use super::schema::{self, KEYS};
 use super::value::Value;
 use super::{Profile, kubernetes};
 

@@ -10,6 +10,7 @@
 
 mod choices;
 mod forms;
+mod key;
 mod kubernetes;
 mod layers;
 mod problem;
@@ -31,8 +32,8 @@ pub use problem::{ConfigError, Problem, Source};
 pub use reference::{REFERENCE_BEGIN, REFERENCE_END, reference};
 pub use secret::{Secret, redact_url};
 pub use settings::{
-    BatchConfig, Config, GatewayConfig, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig,
-    ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
+    BatchConfig, CacheConfig, Config, GatewayConfig, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig,
+    QueueConfig, ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
 };
 
 /// A configuration, and how it came about.

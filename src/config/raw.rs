@@ -22,6 +22,7 @@ section!(Raw {
     queue: Queue,
     limits: Limits,
     tokenize: Threads,
+    cache: Cache,
     shutdown: Shutdown,
     health: Health,
     gateway: Gateway,
@@ -97,6 +98,11 @@ section!(Limits {
 });
 
 section!(Threads { threads: usize });
+
+section!(Cache {
+    document_bytes_max: u64,
+    scores_max: usize,
+});
 
 section!(Shutdown { grace_ms: u64 });
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::Sources;
+use super::key::Key;
 use super::layers::{DEFAULT_TOML, Layers};
-use super::schema::{KEYS, Key};
+use super::schema::KEYS;
 
 /// Stands before the table in `docs/configuration.md`.
 pub const REFERENCE_BEGIN: &str = "<!-- keys: begin (written by `nats-rerank config reference`) -->";

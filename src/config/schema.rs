@@ -2,140 +2,13 @@
 //! hold that file, this table, the structs in `raw` and `docs/configuration.md` together.
 
 use super::forms;
+use super::key::{Key, integer, list, optional, or_zero, secret, switch, text};
 use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice};
-
-/// One setting.
-#[derive(Debug)]
-pub struct Key {
-    /// `section.key`, or `key` at the top.
-    pub name: &'static str,
-    /// What it may hold.
-    pub kind: Kind,
-    /// Never shown.
-    pub secret: bool,
-}
-
-/// What a setting may hold.
-#[derive(Debug)]
-pub enum Kind {
-    /// `true` or `false`.
-    Switch,
-    /// A whole number from `min` to `max`; `zero` says what 0 stands for where it is allowed outside that range.
-    Integer {
-        min: i64,
-        max: i64,
-        unit: &'static str,
-        zero: Option<&'static str>,
-    },
-    /// A text of a given form.
-    Text(Form),
-    /// From `min` to [`LIST_ITEMS_MAX`] texts of a given form; in one text they are separated by commas.
-    List { min: usize, form: Form },
-}
-
-/// What a text must look like.
-#[derive(Debug)]
-pub struct Form {
-    /// What is allowed, in words.
-    pub allowed: &'static str,
-    /// Whether the empty text is allowed, and stands for "not set".
-    pub optional: bool,
-    /// Says whether a text that is not empty has this form.
-    pub check: fn(&str) -> bool,
-}
-
-/// A list longer than this is a mistake.
-pub const LIST_ITEMS_MAX: usize = 64;
-/// A text longer than this is a mistake.
-pub const TEXT_BYTES_MAX: usize = 4096;
 
 /// Ten minutes.
 const MILLISECONDS_MAX: i64 = 600_000;
 /// More than any machine has cores.
 const THREADS_MAX: i64 = 1024;
-
-const fn switch(name: &'static str) -> Key {
-    Key {
-        name,
-        kind: Kind::Switch,
-        secret: false,
-    }
-}
-
-const fn integer(name: &'static str, min: i64, max: i64, unit: &'static str) -> Key {
-    Key {
-        name,
-        kind: Kind::Integer {
-            min,
-            max,
-            unit,
-            zero: None,
-        },
-        secret: false,
-    }
-}
-
-/// An integer where 0 stands for something else.
-const fn or_zero(name: &'static str, min: i64, max: i64, unit: &'static str, zero: &'static str) -> Key {
-    Key {
-        name,
-        kind: Kind::Integer {
-            min,
-            max,
-            unit,
-            zero: Some(zero),
-        },
-        secret: false,
-    }
-}
-
-const fn form(name: &'static str, allowed: &'static str, optional: bool, check: fn(&str) -> bool) -> Key {
-    Key {
-        name,
-        kind: Kind::Text(Form {
-            allowed,
-            optional,
-            check,
-        }),
-        secret: false,
-    }
-}
-
-const fn text(name: &'static str, allowed: &'static str, check: fn(&str) -> bool) -> Key {
-    form(name, allowed, false, check)
-}
-
-const fn optional(name: &'static str, allowed: &'static str, check: fn(&str) -> bool) -> Key {
-    form(name, allowed, true, check)
-}
-
-const fn secret(name: &'static str) -> Key {
-    let form = Form {
-        allowed: "a text without control characters",
-        optional: true,
-        check: forms::is_plain,
-    };
-    Key {
-        name,
-        kind: Kind::Text(form),
-        secret: true,
-    }
-}
-
-const fn list(name: &'static str, min: usize, allowed: &'static str, check: fn(&str) -> bool) -> Key {
-    Key {
-        name,
-        kind: Kind::List {
-            min,
-            form: Form {
-                allowed,
-                optional: false,
-                check,
-            },
-        },
-        secret: false,
-    }
-}
 
 const PATH: &str = "a path";
 const MODEL: &str = "`builtin`, a folder, or a hub id `owner/name`";
@@ -241,6 +114,8 @@ pub static KEYS: &[Key] = &[
         "threads",
         "by the number of cores and the device",
     ),
+    or_zero("cache.document_bytes_max", 1 << 16, 1 << 40, "bytes", "none are kept"),
+    or_zero("cache.scores_max", 64, 1_000_000_000, "scores", "none are kept"),
     integer("shutdown.grace_ms", 0, MILLISECONDS_MAX, "ms"),
     optional(
         "health.listen",
@@ -313,55 +188,6 @@ pub fn nearest(name: &str) -> &'static Key {
         }
     }
     best
-}
-
-impl Key {
-    /// The part before the dot; empty at the top.
-    pub fn section(&self) -> &'static str {
-        self.name.split_once('.').map_or("", |(section, _)| section)
-    }
-
-    /// The part after the dot.
-    pub fn leaf(&self) -> &'static str {
-        self.name.split_once('.').map_or(self.name, |(_, leaf)| leaf)
-    }
-
-    /// The environment variable of this key.
-    pub fn variable(&self) -> String {
-        format!("RERANK_{}", self.name.to_uppercase().replace('.', "__"))
-    }
-
-    /// What the key may hold, in words.
-    pub fn allowed(&self) -> String {
-        match &self.kind {
-            Kind::Switch => "true or false".to_owned(),
-            Kind::Integer {
-                min,
-                max,
-                unit,
-                zero: None,
-            } => format!("{min} to {max} {unit}"),
-            Kind::Integer {
-                min,
-                max,
-                unit,
-                zero: Some(zero),
-            } => format!("{min} to {max} {unit}, or 0: {zero}"),
-            Kind::Text(form) if form.optional => format!("{}, or empty: not set", form.allowed),
-            Kind::Text(form) => form.allowed.to_owned(),
-            Kind::List { form, .. } => format!("a list, each of it {}", form.allowed),
-        }
-    }
-
-    /// The kind in one word.
-    pub fn kind_name(&self) -> &'static str {
-        match self.kind {
-            Kind::Switch => "boolean",
-            Kind::Integer { .. } => "integer",
-            Kind::Text(_) => "string",
-            Kind::List { .. } => "list of strings",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// The tokenizing stage.
     pub tokenize: TokenizeConfig,
+    /// What is kept of requests that were answered.
+    pub cache: CacheConfig,
     /// The clean stop.
     pub shutdown: ShutdownConfig,
     /// Health over HTTP.
@@ -220,6 +222,15 @@ pub struct LimitsConfig {
 pub struct TokenizeConfig {
     /// Threads that tokenize; `None`: by the number of cores and the device.
     pub threads: Option<usize>,
+}
+
+/// What is kept of requests that were answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CacheConfig {
+    /// Bytes of documents and their tokens; `None`: none are kept.
+    pub document_bytes_max: Option<u64>,
+    /// Scores; 0: none are kept.
+    pub scores_max: usize,
 }
 
 /// The clean stop.

@@ -7,8 +7,8 @@ use super::forms;
 use super::problem::Problem;
 use super::raw::{Batch, Gateway, Limits, Log, Model, Nats, Queue, Raw, Traces};
 use super::settings::{
-    BatchConfig, Config, GatewayConfig, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig, QueueConfig,
-    ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
+    BatchConfig, CacheConfig, Config, GatewayConfig, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig,
+    QueueConfig, ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
 };
 use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, UnknownChoice};
 
@@ -142,6 +142,10 @@ fn convert(raw: Raw) -> Result<Config, UnknownChoice> {
         limits: limits(&raw.limits),
         tokenize: TokenizeConfig {
             threads: unless_zero(raw.tokenize.threads),
+        },
+        cache: CacheConfig {
+            document_bytes_max: (raw.cache.document_bytes_max > 0).then_some(raw.cache.document_bytes_max),
+            scores_max: raw.cache.scores_max,
         },
         shutdown: ShutdownConfig {
             grace: Duration::from_millis(raw.shutdown.grace_ms),

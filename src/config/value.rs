@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::schema::{Form, Key, Kind, LIST_ITEMS_MAX, TEXT_BYTES_MAX};
+use super::key::{Form, Key, Kind, LIST_ITEMS_MAX, TEXT_BYTES_MAX};
 use super::secret::{REDACTED, redact_url};
 use crate::switch::parse_switch;
 

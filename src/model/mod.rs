@@ -8,6 +8,7 @@
 //! | [`spec`] | config.json → [`ModelSpec`]: what the engine must know |
 //! | [`weights`] | safetensors files → named tensors, mapped and not copied |
 //! | [`tokenizer`] | a query and a document → token ids |
+//! | `wordpiece` | the same for BERT's kind of tokenizer, without the library |
 //! | [`engine`] | token ids → logits, on a device; the only place that names `tch` |
 
 #[cfg(feature = "worker")]
@@ -23,9 +24,11 @@ mod prefix;
 pub mod source;
 pub mod spec;
 mod template;
+mod token_cache;
 pub mod tokenizer;
 #[cfg(feature = "worker")]
 pub mod weights;
+mod wordpiece;
 
 #[cfg(all(test, feature = "worker"))]
 pub(crate) mod fixtures;

@@ -2,15 +2,19 @@
 //!
 //! A request holds one query and many documents, so the query is tokenized once. What the tokenizer's post-processor does to
 //! a pair (where `[CLS]`, `</s>` and the two texts go, and which token type each gets) never depends on the texts
-//! themselves; it is therefore learned once, by giving it two marked texts, and checked on others. A pair is then three
-//! copies of integers. The tests hold all of this to `Tokenizer::encode((query, document), true)`.
+//! themselves; it is therefore learned once, by giving it two marked texts, and checked on others. A pair is then the query's
+//! integers, copied, and the document's, written to their place at once. The tests hold all of this to
+//! `Tokenizer::encode((query, document), true)`.
+//!
+//! BERT's own kind of tokenizer has a fast path ([`wordpiece`](super::wordpiece)); the library does the rest.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::{Tokenizer, TruncationDirection};
+use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
 
 use super::error::ModelError;
 use super::files::Checkpoint;
@@ -18,6 +22,10 @@ use super::object::Object;
 use super::prefix;
 use super::spec::ModelSpec;
 use super::template::{Piece, check_template, laid_out, learn_template};
+pub use super::token_cache::CacheCounts;
+pub(crate) use super::token_cache::HitCounter;
+use super::token_cache::TokenCache;
+use super::wordpiece::{Coverage, FastWordPiece};
 
 /// Why a text could not be tokenized.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +76,10 @@ pub struct PairTokens {
 #[derive(Debug)]
 pub struct PairTokenizer {
     tokenizer: Tokenizer,
+    /// The same, only faster, where there is such a one.
+    fast: Option<FastWordPiece>,
+    /// Documents' tokens, if they are to be kept.
+    cache: OnceLock<TokenCache>,
     template: Vec<Piece>,
     /// Tokens that are left for the two texts together.
     texts_max: usize,
@@ -89,12 +101,16 @@ impl PairTokenizer {
         let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
         let tokenizer = Tokenizer::from_bytes(&bytes)
             .map_err(|error| Refused { path }.because(format!("cannot be read as a tokenizer: {error}")))?;
+        // As the file has them: the library merges those that share an id.
+        let Added { added_tokens } = serde_json::from_slice(&bytes)
+            .map_err(|error| Refused { path }.because(format!("cannot be read as a tokenizer: {error}")))?;
         let config = checkpoint.tokenizer_config.as_deref().map(Object::read).transpose()?;
-        Self::new(tokenizer, path, config.as_ref(), &checkpoint.spec)
+        Self::new(tokenizer, &added_tokens, path, config.as_ref(), &checkpoint.spec)
     }
 
     fn new(
         mut tokenizer: Tokenizer,
+        added: &[AddedToken],
         path: &Path,
         config: Option<&Object>,
         spec: &ModelSpec,
@@ -138,7 +154,9 @@ impl PairTokenizer {
         }
         let prefix_exact = direction == TruncationDirection::Right && prefix::is_exact(&tokenizer);
         Ok(PairTokenizer {
+            fast: FastWordPiece::of(&tokenizer, added, spec.vocab_size),
             tokenizer,
+            cache: OnceLock::new(),
             template,
             texts_max: spec.length_max - specials,
             length_max: spec.length_max,
@@ -163,44 +181,124 @@ impl PairTokenizer {
         pieces.collect::<Vec<_>>().join(" ")
     }
 
+    /// Whether texts go through a fast path of our own (those that spell a special token out excepted).
+    pub fn is_fast(&self) -> bool {
+        self.fast.is_some()
+    }
+
+    /// Whether the fast path takes this text, and is at its fastest: plain ASCII without a special token spelt out.
+    pub fn is_quick(&self, text: &str) -> bool {
+        self.fast
+            .as_ref()
+            .is_some_and(|fast| text.is_ascii() && !fast.spells_added_token(text))
+    }
+
+    /// From now on tokens of documents are kept, within so many bytes. Once; a second bound is not taken.
+    pub fn cache_documents(&self, bytes_max: u64) {
+        let _ = self.cache.set(TokenCache::new(bytes_max));
+    }
+
+    /// What the cache of documents' tokens has done; `None` without one.
+    pub fn document_cache(&self) -> Option<CacheCounts> {
+        self.cache.get().map(TokenCache::counts)
+    }
+
     /// Tokenizes a query, once for all its documents.
     pub fn query(&self, text: &str) -> Result<QueryTokens, TokenizeError> {
-        Ok(QueryTokens { ids: self.ids(text)? })
+        let mut ids = Vec::new();
+        self.push_ids(text, usize::MAX, &mut ids)?;
+        Ok(QueryTokens { ids })
     }
 
     /// Tokenizes a document and joins it to the query. A pair over the limit is cut as transformers does it (the longer of
     /// the two first), or refused if it is not to be cut.
     pub fn pair(&self, query: &QueryTokens, document: &str, truncate: bool) -> Result<PairTokens, TokenizeError> {
-        let document = if truncate && self.prefix_exact {
-            // More tokens than this cannot change the pair: the document is the longer text, and is cut.
-            let enough = self.texts_max.max(query.len()) + 1;
-            self.first_ids(document, enough)?
-        } else {
-            self.ids(document)?
-        };
-        let total = query.ids.len() + document.len();
+        let enough = if truncate { self.enough(query) } else { usize::MAX };
+        // The document's tokens are written where they belong, behind all that stands before them: English has some four
+        // bytes a token.
+        let room = (document.len() / 4 + 8).min(enough);
+        let mut ids = Vec::with_capacity(self.template.len() + query.len() + room);
+        let document_at = self
+            .template
+            .iter()
+            .position(|piece| matches!(piece, Piece::Document { .. }))
+            .unwrap_or_default();
+        let (before, behind) = self.template.split_at(document_at);
+        push_pieces(before, &query.ids, &mut ids);
+        let start = ids.len();
+        self.push_document(document, enough, &mut ids)?;
+        let document_len = ids.len() - start;
+        let total = query.len() + document_len;
         let truncated = total > self.texts_max;
         if truncated && !truncate {
-            let tokens = total + self.length_max - self.texts_max;
             return Err(TokenizeError::TooLong {
-                tokens,
+                tokens: total + self.length_max - self.texts_max,
                 tokens_max: self.length_max,
             });
         }
-        let (query_len, document_len) = kept(query.ids.len(), document.len(), self.texts_max);
-        let query = self.cut(&query.ids, query_len);
-        let document = self.cut(&document, document_len);
-        Ok(self.assemble(query, document, truncated))
-    }
-
-    /// Lays the template out with these texts.
-    fn assemble(&self, query: &[u32], document: &[u32], truncated: bool) -> PairTokens {
-        let (ids, type_ids) = laid_out(&self.template, query, document);
-        PairTokens {
+        let (query_len, kept_len) = kept(query.len(), document_len, self.texts_max);
+        if query_len < query.len() || (truncated && self.direction == TruncationDirection::Left) {
+            let document = &ids[start..];
+            let (ids, type_ids) = laid_out(
+                &self.template,
+                self.cut(&query.ids, query_len),
+                self.cut(document, kept_len),
+            );
+            return Ok(PairTokens {
+                ids,
+                type_ids,
+                truncated,
+            });
+        }
+        ids.truncate(start + kept_len);
+        push_pieces(behind, &query.ids, &mut ids);
+        let mut type_ids = Vec::with_capacity(ids.len());
+        for &piece in &self.template {
+            let (len, type_id) = match piece {
+                Piece::Special { type_id, .. } => (1, type_id),
+                Piece::Query { type_id } => (query_len, type_id),
+                Piece::Document { type_id } => (kept_len, type_id),
+            };
+            type_ids.resize(type_ids.len() + len, type_id);
+        }
+        Ok(PairTokens {
             ids,
             type_ids,
             truncated,
+        })
+    }
+
+    /// More tokens of a document than this cannot change its pair: it is the longer text, and is cut.
+    fn enough(&self, query: &QueryTokens) -> usize {
+        match self.direction {
+            TruncationDirection::Right => self.texts_max.max(query.len()) + 1,
+            TruncationDirection::Left => usize::MAX,
         }
+    }
+
+    /// As [`Self::push_ids`], through the cache if there is one.
+    fn push_document(&self, text: &str, enough: usize, ids: &mut Vec<u32>) -> Result<(), TokenizeError> {
+        let Some(cache) = self.cache.get() else {
+            return self.push_ids(text, enough, ids);
+        };
+        // So many are kept of a longer document, whatever its query: with all of them, that it is longer is known too.
+        let kept_max = self.texts_max + 1;
+        if let Some(known) = cache.get(text)
+            && (known.len() < kept_max || enough <= kept_max || self.direction == TruncationDirection::Left)
+        {
+            ids.extend_from_slice(&known);
+            return Ok(());
+        }
+        let start = ids.len();
+        self.push_ids(text, enough, ids)?;
+        // The end of a text that is cut at the left is what counts.
+        let kept = if self.direction == TruncationDirection::Right {
+            (ids.len() - start).min(kept_max)
+        } else {
+            ids.len() - start
+        };
+        cache.insert(text, &ids[start..start + kept]);
+        Ok(())
     }
 
     fn cut<'a>(&self, ids: &'a [u32], len: usize) -> &'a [u32] {
@@ -210,33 +308,60 @@ impl PairTokenizer {
         }
     }
 
-    /// The ids of a text, special tokens not added.
-    fn ids(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
+    /// Pushes the ids of a text, special tokens not added; a long text may be left once `enough` tokens are certain.
+    fn push_ids(&self, text: &str, enough: usize, ids: &mut Vec<u32>) -> Result<(), TokenizeError> {
+        let before = ids.len();
+        if let Some(fast) = &self.fast {
+            match fast.extend(text, enough, ids) {
+                Coverage::Done => return Ok(()),
+                Coverage::AddedToken => ids.truncate(before),
+            }
+        }
+        if self.prefix_exact {
+            for head in prefix::heads(text, enough) {
+                self.push_by_library(head, ids)?;
+                if ids.len() - before >= enough {
+                    return Ok(());
+                }
+                ids.truncate(before);
+            }
+        }
+        self.push_by_library(text, ids)
+    }
+
+    fn push_by_library(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizeError> {
         let encoding = self
             .tokenizer
             .encode_fast(text, false)
             .map_err(|error| TokenizeError::Failed(error.to_string()))?;
-        let ids = encoding.get_ids();
-        if ids.iter().any(|&id| id as usize >= self.vocab_size) {
+        if encoding.get_ids().iter().any(|&id| id as usize >= self.vocab_size) {
             let reason = format!(
                 "it gave a token that the model has no embedding for (vocab_size {})",
                 self.vocab_size
             );
             return Err(TokenizeError::Failed(reason));
         }
-        Ok(ids.to_vec())
+        ids.extend_from_slice(encoding.get_ids());
+        Ok(())
     }
+}
 
-    /// As [`Self::ids`], but a long text may be left once `enough` tokens are certain.
-    fn first_ids(&self, text: &str, enough: usize) -> Result<Vec<u32>, TokenizeError> {
-        for head in prefix::heads(text, enough) {
-            let ids = self.ids(head)?;
-            if ids.len() >= enough {
-                return Ok(ids);
-            }
+/// What stands before or behind the document.
+fn push_pieces(pieces: &[Piece], query: &[u32], ids: &mut Vec<u32>) {
+    for piece in pieces {
+        match piece {
+            Piece::Special { id, .. } => ids.push(*id),
+            Piece::Query { .. } => ids.extend_from_slice(query),
+            Piece::Document { .. } => {}
         }
-        self.ids(text)
     }
+}
+
+/// The added tokens of a tokenizer.json.
+#[derive(serde::Deserialize)]
+struct Added {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
 }
 
 /// How many tokens of each text stay when both together may have `max`: the "longest first" strategy, which cuts the longer

@@ -145,6 +145,83 @@ fn long_documents_are_not_tokenized_to_their_end() {
 }
 
 #[test]
+fn kept_documents_give_the_same_pairs() {
+    for architecture in KINDS {
+        let (plain, _) = open(architecture, 33);
+        let (cached, _) = open(architecture, 33);
+        cached.cache_documents(1 << 20);
+        assert!(plain.document_cache().is_none());
+        let long_query = "the cat ".repeat(40);
+        let mut texts = fixtures::hard_texts();
+        // Just below, at and above what a pair takes.
+        texts.extend((26..36).map(|words| "the ".repeat(words)));
+        for _ in 0..2 {
+            for query in ["", "the cat", &long_query] {
+                let tokens = plain.query(query).unwrap();
+                for text in &texts {
+                    for truncate in [true, false] {
+                        assert_eq!(
+                            cached.pair(&tokens, text, truncate),
+                            plain.pair(&tokens, text, truncate),
+                            "{architecture:?} {query:?} {text:?} {truncate}"
+                        );
+                    }
+                }
+            }
+        }
+        let counts = cached.document_cache().unwrap();
+        assert_eq!(
+            counts.entries as usize,
+            texts.iter().collect::<std::collections::BTreeSet<_>>().len()
+        );
+        assert_eq!(counts.hits + counts.misses, 12 * texts.len() as u64);
+        assert_eq!(counts.misses, counts.entries);
+    }
+}
+
+#[test]
+fn kept_documents_are_bounded_by_bytes() {
+    let (tokenizer, _) = open(Architecture::Bert, 33);
+    tokenizer.cache_documents(100_000);
+    let query = tokenizer.query("the cat").unwrap();
+    for number in 0..2_000 {
+        tokenizer
+            .pair(
+                &query,
+                &format!("document {number} {}", "the ".repeat(number % 50)),
+                true,
+            )
+            .unwrap();
+    }
+    let cache = tokenizer.cache.get().unwrap();
+    assert!(
+        cache.bytes() <= 100_000 && cache.counts().entries > 10,
+        "{} bytes",
+        cache.bytes()
+    );
+}
+
+#[test]
+fn a_cut_at_the_left_keeps_whole_documents() {
+    let (_dir, mut checkpoint) = checkpoint(Architecture::Bert, |dir| {
+        fixtures::write_json(dir, "tokenizer_config.json", &json!({"truncation_side": "left"}));
+    });
+    checkpoint.spec.length_max = 12;
+    let plain = PairTokenizer::open(&checkpoint).unwrap();
+    let cached = PairTokenizer::open(&checkpoint).unwrap();
+    cached.cache_documents(1 << 20);
+    let query = plain.query("the cat").unwrap();
+    for text in fixtures::hard_texts() {
+        for truncate in [true, false, true] {
+            assert_eq!(
+                cached.pair(&query, &text, truncate),
+                plain.pair(&query, &text, truncate)
+            );
+        }
+    }
+}
+
+#[test]
 fn heads_end_before_white_space_and_never_inside_a_character() {
     let text = "東京 日本 ab\u{a0}cd ef".repeat(50);
     let heads: Vec<&str> = prefix::heads(&text, 8).collect();

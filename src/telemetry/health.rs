@@ -31,6 +31,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::caller_names;
 use super::process::{self, CpuMeter};
 use super::{names, recorder};
+use crate::model::tokenizer::CacheCounts;
 use crate::protocol::RefusalKind;
 use crate::worker::{BUSY_WINDOW, Snapshot, State, Status};
 
@@ -251,6 +252,12 @@ fn render(pages: &Pages) -> String {
     metrics::gauge!(names::ENGINE_TOKENS_PER_SECOND).set(read.load.tokens_per_second.unwrap_or(0.0));
     metrics::gauge!(names::BATCH_TOKENS_MAX).set(read.load.batch_tokens_max as f64);
     metrics::gauge!(names::ENGINE_BUSY_RATIO).set(read.engine_busy_ratio);
+    for (cache, counts) in [("documents", read.caches.documents), ("scores", read.caches.scores)] {
+        let counts = counts.unwrap_or_default();
+        metrics::counter!(names::CACHE_HITS_TOTAL, "cache" => cache).absolute(counts.hits);
+        metrics::counter!(names::CACHE_MISSES_TOTAL, "cache" => cache).absolute(counts.misses);
+        metrics::gauge!(names::CACHE_ENTRIES, "cache" => cache).set(counts.entries as f64);
+    }
     if let Some(memory) = read.device_memory {
         metrics::gauge!(names::DEVICE_MEMORY_USED_BYTES).set(memory.used_bytes as f64);
         metrics::gauge!(names::DEVICE_MEMORY_TOTAL_BYTES).set(memory.total_bytes as f64);
@@ -281,6 +288,9 @@ fn stats(pages: &Pages) -> serde_json::Value {
     let device_memory = read
         .device_memory
         .map(|memory| json!({"used": memory.used_bytes as f64 / MIB, "total": memory.total_bytes as f64 / MIB}));
+    let cache = |counts: Option<CacheCounts>| {
+        counts.map(|counts| json!({"hits": counts.hits, "misses": counts.misses, "entries": counts.entries}))
+    };
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": read.state.name(),
@@ -317,5 +327,6 @@ fn stats(pages: &Pages) -> serde_json::Value {
             "tokens_per_second": read.load.tokens_per_second, "out_of_memory": read.out_of_memory,
             "heart_beat_age_ms": read.heart_beat_age.as_millis() as u64,
         },
+        "caches": {"documents": cache(read.caches.documents), "scores": cache(read.caches.scores)},
     })
 }

@@ -46,6 +46,12 @@ pub const DEVICE_MEMORY_TOTAL_BYTES: &str = "rerank_device_memory_total_bytes";
 pub const MODEL_LOAD_SECONDS: &str = "rerank_model_load_seconds";
 /// Counter: models loaded by this process.
 pub const MODEL_LOADS_TOTAL: &str = "rerank_model_loads_total";
+/// Counter: what was found in a cache.
+pub const CACHE_HITS_TOTAL: &str = "rerank_cache_hits_total";
+/// Counter: what was not.
+pub const CACHE_MISSES_TOTAL: &str = "rerank_cache_misses_total";
+/// Gauge: what a cache holds.
+pub const CACHE_ENTRIES: &str = "rerank_cache_entries";
 /// Counter: messages that cannot be answered.
 pub const MESSAGES_WITHOUT_REPLY_TOTAL: &str = "rerank_messages_without_reply_total";
 /// Counter: answers that could not be sent, by reason.
@@ -103,6 +109,8 @@ const PAIRS: Kind = Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.
 const TOKENS: Kind = Kind::Histogram(&[
     64.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0,
 ]);
+
+const CACHES: &[(&str, &[&str])] = &[("cache", &["documents", "scores"])];
 
 pub(super) const KINDS: &[&str] = &[
     "invalid_request",
@@ -220,6 +228,24 @@ pub const ALL: &[Metric] = &[
         Kind::Counter,
         "Models loaded by this process: 1, or something is wrong",
     ),
+    Metric {
+        name: CACHE_HITS_TOTAL,
+        kind: Kind::Counter,
+        labels: CACHES,
+        help: "Documents whose tokens, and pairs whose scores, were found in the cache; 0 where it is off",
+    },
+    Metric {
+        name: CACHE_MISSES_TOTAL,
+        kind: Kind::Counter,
+        labels: CACHES,
+        help: "Documents, and pairs, that were looked for in the cache and not found; 0 where it is off",
+    },
+    Metric {
+        name: CACHE_ENTRIES,
+        kind: Kind::Gauge,
+        labels: CACHES,
+        help: "Entries of the cache",
+    },
     metric(
         MESSAGES_WITHOUT_REPLY_TOTAL,
         Kind::Counter,

@@ -26,7 +26,7 @@ pub fn answer(scored: Scored, info: &EngineInfo) {
             pairs: pairs as u64,
             tokens: cost.tokens,
             truncated: cost.truncated,
-            cached: 0,
+            cached: cost.cached,
         },
         timings_ms: TimingsMs {
             queue: ms(cost.queue),

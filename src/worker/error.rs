@@ -41,6 +41,9 @@ pub enum WorkerError {
     /// The system gave no threads.
     #[error("cannot start a thread: {0}")]
     Threads(String),
+    /// The system gave no random numbers, which the cache of scores needs.
+    #[error("the system gives no random numbers, and the cache of scores needs some: set `cache.scores_max` to 0")]
+    Random,
     /// The thread that serves NATS is gone: a bug.
     #[error("the thread that serves NATS has panicked")]
     Panicked,

@@ -30,6 +30,8 @@ pub struct Cost {
     pub tokens: u64,
     /// Pairs that were cut.
     pub truncated: u64,
+    /// Pairs whose score was known.
+    pub cached: u64,
     /// Waiting, for a tokenizer thread and for the device.
     pub queue: Duration,
     /// Tokenizing.

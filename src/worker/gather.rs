@@ -14,6 +14,7 @@ use super::admit::Queue;
 use super::batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, JobId};
 use super::forward::{Batch, Cost, Finished, Part, Scored};
 use super::infer::Outcome;
+use super::scores::{Known, PairKey, ScoreCache};
 use super::ticket::Ticket;
 use super::tokenize::Tokenized;
 use crate::model::engine::EngineError;
@@ -27,12 +28,26 @@ const IDLE_MAX: Duration = Duration::from_secs(5);
 struct InProgress {
     ticket: Ticket,
     request: Request,
+    /// Those that have to be computed.
     pairs: Arc<[PairTokens]>,
+    /// The document of each of these; empty: they are all the documents, in order.
+    places: Vec<usize>,
+    /// One for each document, where scores are kept.
+    keys: Vec<PairKey>,
+    /// One for each document.
     logits: Vec<f32>,
     missing: usize,
     pushed_at: Instant,
     first_batch_at: Option<Instant>,
     cost: Cost,
+}
+
+/// A request's pairs, sorted by whether their scores are known. See [`InProgress`].
+struct Pieces {
+    keys: Vec<PairKey>,
+    logits: Vec<f32>,
+    places: Vec<usize>,
+    pairs: Vec<PairTokens>,
 }
 
 struct State {
@@ -48,6 +63,8 @@ pub struct Gatherer {
     state: Mutex<State>,
     /// Whose load this works off.
     queue: Arc<Queue>,
+    /// Scores that need not be computed again.
+    scores: Option<Arc<ScoreCache>>,
     /// Wakes the engine thread.
     work: Condvar,
     /// Wakes the task that answers what expires.
@@ -55,8 +72,8 @@ pub struct Gatherer {
 }
 
 impl Gatherer {
-    /// An empty one.
-    pub fn new(policy: BatchPolicy, queue: Arc<Queue>) -> Arc<Gatherer> {
+    /// An empty one. `scores`: those that were computed by this very engine.
+    pub fn new(policy: BatchPolicy, queue: Arc<Queue>, scores: Option<Arc<ScoreCache>>) -> Arc<Gatherer> {
         Arc::new(Gatherer {
             state: Mutex::new(State {
                 batcher: Batcher::new(policy),
@@ -65,6 +82,7 @@ impl Gatherer {
                 closed: None,
             }),
             queue,
+            scores,
             work: Condvar::new(),
             deadlines: Notify::new(),
         })
@@ -75,8 +93,9 @@ impl Gatherer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a tokenized request in; its pairs must not be empty. After [`Gatherer::close`] it is refused.
-    pub fn push(&self, tokenized: Tokenized) {
+    /// Takes a tokenized request in; its pairs must not be empty. It comes back at once if the score of each is known. After
+    /// [`Gatherer::close`] it is refused.
+    pub fn push(&self, tokenized: Tokenized) -> Option<Scored> {
         let now = Instant::now();
         let Tokenized {
             mut ticket,
@@ -86,10 +105,20 @@ impl Gatherer {
             tokenize,
         } = tokenized;
         let deadline = ticket.deadline();
+        let count = pairs.len();
+        let tokens = pairs.iter().map(|pair| pair.ids.len() as u64).sum();
+        let truncated = pairs.iter().filter(|pair| pair.truncated).count() as u64;
+        let Pieces {
+            keys,
+            logits,
+            places,
+            pairs,
+        } = self.pieces(pairs);
         let lengths: Vec<u32> = pairs.iter().map(|pair| pair.ids.len() as u32).collect();
         let cost = Cost {
-            tokens: lengths.iter().map(|&tokens| u64::from(tokens)).sum(),
-            truncated: pairs.iter().filter(|pair| pair.truncated).count() as u64,
+            tokens,
+            truncated,
+            cached: (count - pairs.len()) as u64,
             queue: waited,
             tokenize,
             infer: Duration::ZERO,
@@ -99,18 +128,32 @@ impl Gatherer {
         let mut state = self.lock();
         if let Some(refusal) = state.closed.clone() {
             drop(state);
-            return ticket.refuse(refusal);
+            ticket.refuse(refusal);
+            return None;
+        }
+        if pairs.is_empty() {
+            drop(state);
+            ticket.set_tokens_left(0);
+            return Some(Scored {
+                ticket,
+                request,
+                logits,
+                cost,
+            });
         }
         let id = state.next_id;
         state.next_id += 1;
-        ticket.set_tokens_left(cost.tokens as usize);
-        let count = pairs.len();
+        // What is known already is no work for the device, and no part of what it is measured by.
+        ticket.set_tokens_left(lengths.iter().map(|&tokens| tokens as usize).sum());
+        let missing = pairs.len();
         let in_progress = InProgress {
             ticket,
             request,
             pairs: pairs.into(),
-            logits: vec![f32::NAN; count],
-            missing: count,
+            places,
+            keys,
+            logits,
+            missing,
             pushed_at: now,
             first_batch_at: None,
             cost,
@@ -122,6 +165,31 @@ impl Gatherer {
         self.work.notify_one();
         if is_next {
             self.deadlines.notify_one();
+        }
+        None
+    }
+
+    /// Which pairs have to be computed.
+    fn pieces(&self, pairs: Vec<PairTokens>) -> Pieces {
+        let Some(scores) = &self.scores else {
+            return Pieces {
+                keys: Vec::new(),
+                logits: vec![f32::NAN; pairs.len()],
+                places: Vec::new(),
+                pairs,
+            };
+        };
+        let Known { keys, logits } = scores.look_up(&pairs);
+        let missing = pairs
+            .into_iter()
+            .enumerate()
+            .filter(|(place, _)| logits[*place].is_nan());
+        let (places, pairs) = missing.unzip();
+        Pieces {
+            keys,
+            logits,
+            places,
+            pairs,
         }
     }
 
@@ -270,11 +338,22 @@ impl Gatherer {
             let Some(job) = state.jobs.get_mut(&part.job) else {
                 continue;
             };
-            job.logits[part.range.clone()].copy_from_slice(logits);
+            if job.places.is_empty() {
+                job.logits[part.range.clone()].copy_from_slice(logits);
+            } else {
+                for (&place, &logit) in job.places[part.range.clone()].iter().zip(logits) {
+                    job.logits[place] = logit;
+                }
+            }
             job.missing -= part.range.len();
             if job.missing == 0
                 && let Some(job) = state.jobs.remove(&part.job)
             {
+                if let Some(scores) = &self.scores {
+                    for &place in &job.places {
+                        scores.insert(job.keys[place], job.logits[place]);
+                    }
+                }
                 let first = job.first_batch_at.unwrap_or(batch.started_at);
                 let mut cost = job.cost;
                 cost.queue += first.saturating_duration_since(job.pushed_at);

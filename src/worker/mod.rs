@@ -27,6 +27,7 @@ mod rank;
 mod rate;
 mod receive;
 mod reply;
+mod scores;
 mod settings;
 mod snapshot;
 mod state;
@@ -45,7 +46,7 @@ pub use load::LoadReading;
 pub use membership::MembershipPolicy;
 pub use rank::rank;
 pub use settings::WorkerSettings;
-pub use snapshot::{ModelFacts, Snapshot};
+pub use snapshot::{CacheReading, ModelFacts, Snapshot};
 pub use state::{LeaveReason, Outcome, State};
 pub use status::Status;
 
@@ -66,6 +67,7 @@ use gather::Gatherer;
 use group::{Group, GroupAddress};
 use infer::EngineThread;
 use receive::{Receiver, Room, Wish};
+use scores::ScoreCache;
 use ticket::Outbox;
 use tokenize::{Tokenized, TokenizerPool};
 
@@ -127,19 +129,27 @@ async fn serve(
         let queue = queue.clone();
         move |now| queue.load().read(now)
     });
-    let worked_off = queue.clone();
+    let scores = score_cache(settings.scores_max)?;
+    let (worked_off, known) = (queue.clone(), scores.clone());
     let (mut engine, gatherer) = EngineThread::start(
         load,
         status.clone(),
         batch_tokens_max,
         move |info, tokens_max| {
             worked_off.load().set_sizes(tokens_max, info.length_max);
-            Gatherer::new(BatchPolicy { window, tokens_max }, worked_off)
+            Gatherer::new(BatchPolicy { window, tokens_max }, worked_off, known)
         },
         answer,
         measure,
     )
     .await?;
+    status.set_cache_reader({
+        let tokenizer = engine.tokenizer.clone();
+        move || CacheReading {
+            documents: tokenizer.document_cache(),
+            scores: scores.as_ref().map(|scores| scores.counts()),
+        }
+    });
     status.set_state(State::Connecting);
     publish_build_info(&engine.info);
 
@@ -195,8 +205,8 @@ async fn serve(
                 learn_tokens(&tokenized, &queue);
                 if tokenized.pairs.is_empty() {
                     answer_empty(tokenized, &info)
-                } else {
-                    gatherer.push(tokenized)
+                } else if let Some(scored) = gatherer.push(tokenized) {
+                    answer(scored, &info)
                 }
             },
         )
@@ -343,6 +353,17 @@ async fn serve(
     }
     tracing::info!("stopped");
     outcome
+}
+
+/// The cache of scores, if there is to be one.
+fn score_cache(scores_max: usize) -> Result<Option<Arc<ScoreCache>>, WorkerError> {
+    if scores_max == 0 {
+        return Ok(None);
+    }
+    match ScoreCache::new(scores_max) {
+        Some(cache) => Ok(Some(Arc::new(cache))),
+        None => Err(WorkerError::Random),
+    }
 }
 
 fn publish_build_info(info: &EngineInfo) {

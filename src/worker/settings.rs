@@ -42,6 +42,8 @@ pub struct WorkerSettings {
     pub queue: QueueLimits,
     /// Bounds of one request; the model names are filled in by the worker.
     pub limits: RequestLimits,
+    /// Scores that are kept for pairs that come again; 0: none.
+    pub scores_max: usize,
     /// Tokenizer threads; 0: one for each core.
     pub tokenize_threads: usize,
     /// How long a stop may take.

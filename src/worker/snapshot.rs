@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::load::LoadReading;
 use super::state::{LeaveReason, State};
 use crate::model::engine::DeviceMemory;
+use crate::model::tokenizer::CacheCounts;
 use crate::protocol::RefusalKind;
 use crate::telemetry::latencies::Latency;
 
@@ -21,6 +22,15 @@ pub struct ModelFacts {
     pub length_max: usize,
     /// Tokens of a batch at most.
     pub batch_tokens_max: usize,
+}
+
+/// What the caches have done; `None` for one that is off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheReading {
+    /// Tokens of documents.
+    pub documents: Option<CacheCounts>,
+    /// Scores of pairs.
+    pub scores: Option<CacheCounts>,
 }
 
 /// A reading of [`Status`](super::status::Status). Its parts are read one after the other while the worker goes on.
@@ -70,6 +80,8 @@ pub struct Snapshot {
     pub leaves: [(LeaveReason, u64); LeaveReason::ALL.len()],
     /// What waits for the device, and how long.
     pub load: LoadReading,
+    /// What the caches have done.
+    pub caches: CacheReading,
     /// Since the engine's last forward pass that went well.
     pub heart_beat_age: Duration,
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::busy::BusyMeter;
 use super::load::LoadReading;
-use super::snapshot::{ModelFacts, Snapshot};
+use super::snapshot::{CacheReading, ModelFacts, Snapshot};
 use super::state::{LeaveReason, Outcome, State};
 use crate::model::engine::DeviceMemory;
 use crate::protocol::RefusalKind;
@@ -24,6 +24,9 @@ const PULSE_EVERY: Duration = Duration::from_secs(1);
 
 /// How the load is read.
 type LoadReader = Box<dyn Fn(Instant) -> LoadReading + Send + Sync>;
+
+/// How the caches are read.
+type CacheReader = Box<dyn Fn() -> CacheReading + Send + Sync>;
 
 /// See the module.
 pub struct Status {
@@ -54,6 +57,7 @@ pub struct Status {
     /// One for each of [`LeaveReason::ALL`].
     leaves: [AtomicU64; LeaveReason::ALL.len()],
     load: OnceLock<LoadReader>,
+    caches: OnceLock<CacheReader>,
     /// Milliseconds after the start; the engine's last forward pass that went well.
     heart_beat_ms: AtomicU64,
     /// Milliseconds after the start, and one more; the NATS thread's last turn. 0: none yet.
@@ -88,6 +92,7 @@ impl Status {
             joins: AtomicU64::new(0),
             leaves: Default::default(),
             load: OnceLock::new(),
+            caches: OnceLock::new(),
             heart_beat_ms: AtomicU64::new(0),
             pulse_ms: AtomicU64::new(0),
             model: Mutex::new(None),
@@ -126,6 +131,11 @@ impl Status {
     /// From now on the load is read like this. Once; a second reader is not taken.
     pub fn set_load_reader(&self, read: impl Fn(Instant) -> LoadReading + Send + Sync + 'static) {
         let _ = self.load.set(Box::new(read));
+    }
+
+    /// From now on the caches are read like this. Once; a second reader is not taken.
+    pub fn set_cache_reader(&self, read: impl Fn() -> CacheReading + Send + Sync + 'static) {
+        let _ = self.caches.set(Box::new(read));
     }
 
     /// There is a connection to NATS, or there is none any more.
@@ -312,6 +322,7 @@ impl Status {
                 .load
                 .get()
                 .map_or_else(LoadReading::default, |read| read(Instant::now())),
+            caches: self.caches.get().map_or_else(CacheReading::default, |read| read()),
             heart_beat_age: uptime.saturating_sub(beat),
             received: self.received.load(Ordering::Relaxed),
         }

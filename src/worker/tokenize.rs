@@ -2,7 +2,12 @@
 //!
 //! The query is tokenized once a request; its documents are shared out in chunks over the threads, and whoever finishes
 //! the last chunk passes the request on. No task waits for another, so no thread is held up and no stack grows.
+//!
+//! Waking a thread costs as much as tokenizing some kilobytes does where the tokenizer is fast: so a chunk is measured by bytes, and
+//! a request that makes no more than a small one is not handed over at all.
 
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,8 +18,15 @@ use crate::model::tokenizer::{PairTokenizer, PairTokens, QueryTokens, TokenizeEr
 use crate::protocol::{Refusal, RefusalKind, Request};
 use crate::telemetry::traces::{RequestTrace, Stage};
 
-/// Documents of one task. Small enough to share a request of 24 over some threads, large enough to be worth a task.
-const CHUNK_DOCUMENTS: usize = 8;
+/// Bytes of text that one task takes with the library's tokenizer: about a millisecond's work.
+const CHUNK_BYTES: usize = 2 << 10;
+/// And with the fast one.
+const CHUNK_BYTES_FAST: usize = 32 << 10;
+/// A request of so many bytes, all of it quick, is tokenized at once by the thread that took it from NATS: some 200
+/// microseconds at most, for which nothing has to be woken.
+const AT_ONCE_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a token, at most about: what a text has beyond so many times the longest pair is not looked at.
+const TOKEN_BYTES: usize = 6;
 
 /// A tokenized request.
 #[derive(Debug)]
@@ -46,6 +58,8 @@ struct Work {
     query: QueryTokens,
     started_at: Instant,
     waited: Duration,
+    /// Where each task's documents end.
+    chunks: Vec<usize>,
     chunks_left: AtomicUsize,
     outcome: Mutex<Outcome>,
 }
@@ -79,11 +93,47 @@ impl TokenizerPool {
         })
     }
 
-    /// Tokenizes a request in the background. Bounded by admission.
+    /// Tokenizes a request: a small one at once, others in the background. Bounded by admission.
     pub fn submit(&self, admitted: Admitted) {
         let (tokenizer, next) = (self.tokenizer.clone(), self.next.clone());
-        self.pool.spawn_fifo(move || start(admitted, tokenizer, next));
+        if is_small(&admitted.request, &tokenizer) {
+            // As in the pool: a panic drops the ticket, which answers, and must not take this thread down.
+            let small = AssertUnwindSafe(|| start(admitted, tokenizer, next));
+            if catch_unwind(small).is_err() {
+                tracing::error!("tokenizing panicked");
+            }
+        } else {
+            self.pool.spawn_fifo(move || start(admitted, tokenizer, next));
+        }
     }
+}
+
+fn is_small(request: &Request, tokenizer: &PairTokenizer) -> bool {
+    let mut texts = std::iter::once(&request.query).chain(request.documents.iter().map(|document| &document.text));
+    let bytes: usize = texts.clone().map(String::len).sum();
+    bytes <= AT_ONCE_BYTES_MAX && texts.all(|text| tokenizer.is_quick(text))
+}
+
+/// Where each task's documents end.
+fn chunks(request: &Request, tokenizer: &PairTokenizer) -> Vec<usize> {
+    let bytes_max = if tokenizer.is_fast() {
+        CHUNK_BYTES_FAST
+    } else {
+        CHUNK_BYTES
+    };
+    let text_max = tokenizer.length_max().saturating_mul(TOKEN_BYTES);
+    let (mut ends, mut bytes) = (Vec::new(), 0);
+    for (index, document) in request.documents.iter().enumerate() {
+        bytes += document.text.len().min(text_max);
+        if bytes >= bytes_max {
+            ends.push(index + 1);
+            bytes = 0;
+        }
+    }
+    if ends.last().copied().unwrap_or_default() < request.documents.len() {
+        ends.push(request.documents.len());
+    }
+    ends
 }
 
 fn start(admitted: Admitted, tokenizer: Arc<PairTokenizer>, next: Arc<dyn Fn(Tokenized) + Send + Sync>) {
@@ -100,45 +150,62 @@ fn start(admitted: Admitted, tokenizer: Arc<PairTokenizer>, next: Arc<dyn Fn(Tok
             return ticket.refuse(refused);
         }
     };
-    let documents = request.documents.len();
-    let chunks = documents.div_ceil(CHUNK_DOCUMENTS).max(1);
+    let waited = started_at - ticket.received_at();
+    let chunks = chunks(&request, &tokenizer);
+    if chunks.len() <= 1 {
+        let all = 0..request.documents.len();
+        return match tokenize(&tokenizer, &query, &request, all) {
+            (pairs, None) => pass_on(ticket, request, pairs, waited, started_at, &*next),
+            (_, Some((index, error))) => {
+                let refused = refusal(&format!("documents[{index}]"), &error, ticket.trace());
+                ticket.refuse(refused);
+            }
+        };
+    }
+    let count = chunks.len();
     let work = Arc::new(Work {
-        waited: started_at - ticket.received_at(),
+        waited,
         tokenizer,
         next,
-        request,
         query,
         started_at,
-        chunks_left: AtomicUsize::new(chunks),
+        chunks,
+        chunks_left: AtomicUsize::new(count),
         outcome: Mutex::new(Outcome {
             ticket: Some(ticket),
-            pairs: (0..documents).map(|_| None).collect(),
+            pairs: (0..request.documents.len()).map(|_| None).collect(),
             refusal: None,
         }),
+        request,
     });
-    for chunk in 1..chunks {
+    for chunk in 1..count {
         let work = work.clone();
         rayon::spawn_fifo(move || run_chunk(work, chunk));
     }
     run_chunk(work, 0);
 }
 
-fn run_chunk(work: Arc<Work>, chunk: usize) {
-    let start = chunk * CHUNK_DOCUMENTS;
-    let documents = &work.request.documents;
-    let end = (start + CHUNK_DOCUMENTS).min(documents.len());
-    // Tokenized outside the lock; the lock is held to store alone.
-    let mut pairs = Vec::with_capacity(end - start);
-    let mut failed = None;
-    for (index, document) in documents.iter().enumerate().take(end).skip(start) {
-        match work.tokenizer.pair(&work.query, &document.text, work.request.truncate) {
+/// The pairs of these documents, up to the first that fails, and how that failed.
+fn tokenize(
+    tokenizer: &PairTokenizer,
+    query: &QueryTokens,
+    request: &Request,
+    documents: Range<usize>,
+) -> (Vec<PairTokens>, Option<(usize, TokenizeError)>) {
+    let mut pairs = Vec::with_capacity(documents.len());
+    for index in documents {
+        match tokenizer.pair(query, &request.documents[index].text, request.truncate) {
             Ok(pair) => pairs.push(pair),
-            Err(error) => {
-                failed = Some((index, error));
-                break;
-            }
+            Err(error) => return (pairs, Some((index, error))),
         }
     }
+    (pairs, None)
+}
+
+fn run_chunk(work: Arc<Work>, chunk: usize) {
+    let start = chunk.checked_sub(1).map_or(0, |before| work.chunks[before]);
+    // Tokenized outside the lock; the lock is held to store alone.
+    let (pairs, failed) = tokenize(&work.tokenizer, &work.query, &work.request, start..work.chunks[chunk]);
     {
         let mut outcome = work.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         for (slot, pair) in outcome.pairs[start..].iter_mut().zip(pairs) {
@@ -158,7 +225,6 @@ fn run_chunk(work: Arc<Work>, chunk: usize) {
 
 /// Run by whoever finished the last chunk.
 fn finish(work: Arc<Work>) {
-    let tokenize = work.started_at.elapsed();
     let (ticket, pairs, refused) = {
         let mut outcome = work.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         (
@@ -175,19 +241,30 @@ fn finish(work: Arc<Work>) {
     let Some(pairs) = pairs.into_iter().collect::<Option<Vec<_>>>() else {
         return;
     };
-    if ticket.expired(Instant::now()) {
-        return ticket.refuse_expired("while tokenizing");
-    }
-    let next = work.next.clone();
-    let waited = work.waited;
+    let (next, waited, started_at) = (work.next.clone(), work.waited, work.started_at);
     // The other tasks may still hold their reference for an instant after counting down: then the texts are copied.
     let request = Arc::try_unwrap(work).map_or_else(|work| work.request.clone(), |work| work.request);
+    pass_on(ticket, request, pairs, waited, started_at, &*next);
+}
+
+fn pass_on(
+    ticket: Ticket,
+    request: Request,
+    pairs: Vec<PairTokens>,
+    waited: Duration,
+    started_at: Instant,
+    next: &(dyn Fn(Tokenized) + Send + Sync),
+) {
+    let now = Instant::now();
+    if ticket.expired(now) {
+        return ticket.refuse_expired("while tokenizing");
+    }
     next(Tokenized {
         ticket,
         request,
         pairs,
         waited,
-        tokenize,
+        tokenize: now - started_at,
     });
 }
 

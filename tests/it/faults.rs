@@ -88,6 +88,7 @@ impl InProcess {
                 timeout_max: PATIENCE,
                 model_names: Vec::new(),
             },
+            scores_max: 0,
             tokenize_threads: 1,
             grace: Duration::from_secs(10),
         };
@@ -144,7 +145,7 @@ fn tokens(pairs: &[&PairTokens]) -> usize {
     pairs.iter().map(|pair| pair.ids.len()).sum()
 }
 
-fn words(count: usize) -> String {
+pub fn words(count: usize) -> String {
     "word ".repeat(count)
 }
 

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bench;
+mod caches;
 mod chaos;
 mod client;
 mod deploy_nats;

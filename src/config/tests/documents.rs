@@ -1,8 +1,9 @@
 //! The schema, the files in `config/` and the document agree.
 
 use super::*;
+use crate::config::key::Kind;
 use crate::config::layers::DEFAULT_TOML;
-use crate::config::schema::{KEYS, Kind};
+use crate::config::schema::KEYS;
 
 #[test]
 fn every_profile_is_valid_and_does_what_it_is_for() {

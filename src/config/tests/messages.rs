@@ -1,7 +1,8 @@
 //! What is said of a value that is wrong, and what is not said.
 
 use super::*;
-use crate::config::schema::{KEYS, Kind};
+use crate::config::key::Kind;
+use crate::config::schema::KEYS;
 
 #[test]
 fn an_unknown_profile_is_answered_with_the_four() {
@@ -97,7 +98,7 @@ fn numbers_have_ranges_and_the_message_names_them() {
         }
         assert_eq!(key.kind_name(), "integer");
     }
-    fn source(key: &schema::Key) -> Source {
+    fn source(key: &key::Key) -> Source {
         Source::Environment(key.variable())
     }
     assert_eq!(
