@@ -172,6 +172,7 @@ fn over_nats(
         .enable_all()
         .build()?;
     let info = EngineInfo {
+        kernels: "none",
         model_id: "overhead".to_owned(),
         device: "none".to_owned(),
         precision: "none".to_owned(),

@@ -23,6 +23,7 @@ use super::prefix;
 use super::spec::ModelSpec;
 use super::template::{Piece, check_template, laid_out, learn_template};
 pub use super::token_cache::CacheCounts;
+#[cfg(feature = "worker")]
 pub(crate) use super::token_cache::HitCounter;
 use super::token_cache::TokenCache;
 use super::wordpiece::{Coverage, FastWordPiece};

@@ -62,15 +62,15 @@ unsafe fn block<const ROWS: usize>(
             for unit in 0..units {
                 let left = _mm256_loadu_ps(panel.add(unit * TILE + half));
                 let right = _mm256_loadu_ps(panel.add(unit * TILE + half + 8));
-                for row in 0..ROWS {
+                for (row, sums) in sums.iter_mut().enumerate() {
                     let x = _mm256_set1_ps(*a.add(row * a_stride + unit));
-                    sums[row][0] = _mm256_fmadd_ps(x, left, sums[row][0]);
-                    sums[row][1] = _mm256_fmadd_ps(x, right, sums[row][1]);
+                    sums[0] = _mm256_fmadd_ps(x, left, sums[0]);
+                    sums[1] = _mm256_fmadd_ps(x, right, sums[1]);
                 }
             }
-            for row in 0..ROWS {
-                _mm256_storeu_ps(out.add(row * out_stride + half), sums[row][0]);
-                _mm256_storeu_ps(out.add(row * out_stride + half + 8), sums[row][1]);
+            for (row, sums) in sums.iter().enumerate() {
+                _mm256_storeu_ps(out.add(row * out_stride + half), sums[0]);
+                _mm256_storeu_ps(out.add(row * out_stride + half + 8), sums[1]);
             }
         }
     }

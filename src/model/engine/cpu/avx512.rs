@@ -58,15 +58,15 @@ macro_rules! product {
                 for unit in 0..units {
                     let left = _mm512_loadu_si512(panel.add(unit * TILE).cast());
                     let right = _mm512_loadu_si512(panel.add(unit * TILE + 16).cast());
-                    for row in 0..ROWS {
+                    for (row, sums) in sums.iter_mut().enumerate() {
                         let x = _mm512_set1_epi32(*a.add(row * a_stride + unit) as i32);
-                        sums[row][0] = $step(sums[row][0], x, left);
-                        sums[row][1] = $step(sums[row][1], x, right);
+                        sums[0] = $step(sums[0], x, left);
+                        sums[1] = $step(sums[1], x, right);
                     }
                 }
-                for row in 0..ROWS {
-                    _mm512_storeu_si512(out.add(row * out_stride).cast(), sums[row][0]);
-                    _mm512_storeu_si512(out.add(row * out_stride + 16).cast(), sums[row][1]);
+                for (row, sums) in sums.iter().enumerate() {
+                    _mm512_storeu_si512(out.add(row * out_stride).cast(), sums[0]);
+                    _mm512_storeu_si512(out.add(row * out_stride + 16).cast(), sums[1]);
                 }
             }
             ROWS

@@ -5,6 +5,7 @@ macro_rules! row_kernels {
     ($module:ident, $vector:ty, $format:ty, $element:ty, $features:literal, $pack_keys:path, $pack_values:path) => {
         /// # Safety
         /// All functions: the instruction sets named, and what `kernels::RowKernels` says.
+        #[allow(clippy::too_many_arguments)]
         mod $module {
             #[allow(clippy::wildcard_imports)]
             use super::*;

@@ -303,7 +303,7 @@ pub(super) unsafe fn exp2<S: Simd, const EXACT: bool>(x: S) -> S {
         let power = if EXACT {
             const C: [f32; 7] = [
                 1.0,
-                0.693_147_2,
+                std::f32::consts::LN_2,
                 0.240_226_46,
                 0.055_503_286,
                 0.009_618_489,
@@ -350,7 +350,7 @@ pub(super) unsafe fn gelu<S: Simd, const EXACT: bool>(x: S) -> S {
                 -4.451_737e-6,
                 1.591_000_7e-7,
                 -3.314_670_3e-9,
-                3.036_430_1e-11,
+                3.036_43e-11,
             ];
             let near = x.min(S::splat(4.5)).max(S::splat(-4.5));
             let phi = polynomial(near.mul(near), C).fma(near, S::splat(0.5));
