@@ -8,7 +8,7 @@ use super::signals::{stop_on_signal, tell_supervisor};
 use super::{CliError, Global, WorkerFlags};
 use crate::config::{Config, ModelConfig};
 use crate::model::ModelError;
-use crate::model::engine::{EngineSettings, TorchEngine, amx_cap};
+use crate::model::engine::{EngineSettings, ModelEngine, amx_cap};
 use crate::model::tokenizer::PairTokenizer;
 use crate::model::{ModelSource, Progress, resolve};
 use crate::telemetry;
@@ -281,6 +281,6 @@ fn load_with_retries(model: &ModelConfig, id: &str) -> Result<Loaded, ModelError
 fn load_once(model: &ModelConfig, id: &str) -> Result<Loaded, ModelError> {
     let checkpoint = resolve(&model_source(model, id), &Progress::auto())?;
     let tokenizer = Arc::new(PairTokenizer::open(&checkpoint)?);
-    let engine = Box::new(TorchEngine::load(&checkpoint, &engine_settings(model))?);
+    let engine = Box::new(ModelEngine::load(&checkpoint, &engine_settings(model))?);
     Ok(Loaded { engine, tokenizer })
 }

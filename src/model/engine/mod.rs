@@ -10,13 +10,13 @@ mod device;
 mod encoder;
 mod layout;
 mod memory;
-mod torch;
+mod model_engine;
 
 pub use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice};
 pub use device::{Device, Precision, amx_cap, choose_device, choose_precision};
 pub use layout::Layout;
 pub use memory::DeviceMemory;
-pub use torch::{EngineSettings, TorchEngine};
+pub use model_engine::{EngineSettings, ModelEngine};
 
 use super::spec::ScoreActivation;
 use super::tokenizer::PairTokens;

@@ -1,4 +1,4 @@
-//! The engine on libtorch: loads a checkpoint once, then scores batches.
+//! The engine: by our own kernels or by libtorch; loads a checkpoint once, then scores batches.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ impl Default for EngineSettings {
 }
 
 /// A cross-encoder on a device.
-pub struct TorchEngine {
+pub struct ModelEngine {
     forward: Forward,
     info: EngineInfo,
     vocab_size: usize,
@@ -134,12 +134,12 @@ fn threads(settings: &EngineSettings) -> usize {
     }
 }
 
-impl TorchEngine {
+impl ModelEngine {
     /// Loads `checkpoint` onto the device and warms it up, on the thread that will keep the engine.
     ///
     /// # Errors
     /// A device that is not there, a tensor that is missing or misshapen, or a failed warm-up.
-    pub fn load(checkpoint: &Checkpoint, settings: &EngineSettings) -> Result<TorchEngine, ModelError> {
+    pub fn load(checkpoint: &Checkpoint, settings: &EngineSettings) -> Result<ModelEngine, ModelError> {
         let started = Instant::now();
         let device = choose_device(settings.device, &settings.cuda_library)?;
         let mut precision = choose_precision(settings.precision, device);
@@ -153,7 +153,7 @@ impl TorchEngine {
         }
         let forward = forward?;
         drop(weights);
-        let mut engine = TorchEngine {
+        let mut engine = ModelEngine {
             info: EngineInfo {
                 kernels: forward.kernels(),
                 model_id: checkpoint.id.clone(),
@@ -204,7 +204,7 @@ impl TorchEngine {
     }
 }
 
-impl Engine for TorchEngine {
+impl Engine for ModelEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
     }
