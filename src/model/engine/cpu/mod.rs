@@ -8,6 +8,7 @@ mod amx;
 mod avx2;
 mod avx512;
 mod buffer;
+mod columns;
 mod crew;
 mod isa;
 mod kernels;
@@ -16,7 +17,9 @@ mod network;
 mod panels;
 mod pass;
 mod rows;
+mod scratch;
 mod simd;
+mod steps;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +31,8 @@ use self::buffer::Buffer;
 use self::crew::Crew;
 use self::kernels::{Format, Kernels, TILE};
 use self::network::Network;
-use self::pass::{Pair, Pass, Scratch, Shared};
+use self::pass::{Pair, Pass, Shared};
+use self::scratch::Scratch;
 use super::EngineError;
 use super::KernelsChoice;
 use super::device::Precision;
@@ -119,6 +123,8 @@ impl Native {
                 x: Buffer::empty(),
                 qkv: Buffer::empty(),
                 context: Buffer::empty(),
+                up: Buffer::empty(),
+                query: Buffer::empty(),
                 logits: Buffer::empty(),
                 taken: (0..Pass::phases(&network)).map(|_| AtomicUsize::new(0)).collect(),
             },
@@ -140,7 +146,13 @@ impl Native {
         self.check(layout)?;
         let tokens = layout.tokens();
         let pairs: Vec<Pair> = layout.groups.iter().flat_map(pairs_of).collect();
-        let block = self.block(tokens);
+        let members = self.crew.members();
+        let by_columns = Pass::wants_columns(tokens, pairs.len(), members);
+        let block = if by_columns {
+            tokens.next_multiple_of(TILE)
+        } else {
+            self.block(tokens)
+        };
         let (hidden, bytes) = (self.network.hidden, self.attention.format.bytes());
         // A tile of idle rows behind the last: tiles may begin at any row.
         let rows = tokens.next_multiple_of(TILE) + TILE;
@@ -148,6 +160,10 @@ impl Native {
         self.shared.qkv.reserve(rows * 3 * hidden * bytes);
         self.shared.context.reserve(rows * hidden * bytes);
         self.shared.logits.reserve(pairs.len());
+        if by_columns {
+            self.shared.up.reserve(rows * self.network.intermediate * bytes);
+            self.shared.query.reserve(TILE * hidden * bytes);
+        }
         for taken in &self.shared.taken {
             taken.store(0, Ordering::Relaxed);
         }
@@ -164,7 +180,8 @@ impl Native {
             shared: &self.shared,
             tokens,
             block,
-            members: self.crew.members(),
+            members,
+            by_columns,
         };
         let scratch = &self.scratch;
         self.crew.run(&|member| {

@@ -1,5 +1,7 @@
 //! A dense layer's weights, in panels (see `kernels`), and its products.
 
+use std::ops::Range;
+
 use super::buffer::Buffer;
 use super::kernels::{Dequantize, Format, Kernels, TILE};
 
@@ -86,8 +88,13 @@ impl Dense {
         }
     }
 
+    /// All columns.
+    pub(super) fn all(&self) -> Range<usize> {
+        0..self.columns
+    }
+
     /// Computes tile after tile and hands each to `then`: tile, its first row, rows, its first column, columns, their bias
-    /// (readable for a whole tile). `from`: the first column wanted, a multiple of [`TILE`].
+    /// (readable for a whole tile). `wanted`: columns, from a multiple of [`TILE`] on.
     ///
     /// # Safety
     /// `rows` is an operand of this layer's width in the format of `kernels`, readable as [`Rows`] says; the tiles of this
@@ -97,7 +104,7 @@ impl Dense {
         &self,
         kernels: &Kernels,
         rows: Rows,
-        from: usize,
+        wanted: Range<usize>,
         tile: &mut Tile,
         mut then: impl FnMut(*const f32, usize, usize, usize, usize, *const f32),
     ) {
@@ -105,7 +112,7 @@ impl Dense {
         let dequantize: Option<(Dequantize, &Scales)> =
             self.scales.as_ref().map(|scales| (super::avx512::DEQUANTIZE, scales));
         let tile = tile.0.as_mut_ptr();
-        for column in (from..self.columns).step_by(TILE) {
+        for column in wanted.step_by(TILE) {
             let columns = (self.columns - column).min(TILE);
             // SAFETY: one panel for each `TILE` columns, the last one too; biases and scales are as long.
             let (panel, bias) = unsafe {

@@ -4,13 +4,17 @@
 //! layer and the queries, keys and values of the next are one phase) or pairs with some of their heads. A block's
 //! intermediate values stay in the thread's own scratch, which is sized to stay in the second-level cache.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::buffer::Buffer;
+use super::columns;
 use super::crew::Member;
-use super::kernels::{Format, Kernels, TILE};
-use super::network::{Layer, Network, Norm};
-use super::panels::{Dense, Rows, Tile};
+use super::kernels::{Kernels, TILE};
+use super::network::{Layer, Network};
+use super::panels::Rows;
+use super::scratch::Scratch;
+use super::steps::Part;
 use crate::model::spec::HiddenActivation;
 
 /// A pair in the flat run of tokens.
@@ -28,85 +32,13 @@ pub(super) struct Shared {
     pub(super) qkv: Buffer<u8>,
     /// `[rows][hidden]`.
     pub(super) context: Buffer<u8>,
+    /// `[rows][intermediate]` and `[TILE][hidden]`, where columns are shared out.
+    pub(super) up: Buffer<u8>,
+    pub(super) query: Buffer<u8>,
     /// `[pairs]`.
     pub(super) logits: Buffer<f32>,
     /// What has been taken in each phase.
     pub(super) taken: Vec<AtomicUsize>,
-}
-
-/// A thread's own memory.
-pub(super) struct Scratch {
-    tile: Tile,
-    /// `[block][hidden]`, in the format of the row kernels.
-    a: Buffer<u8>,
-    /// `[block][intermediate]`, the same.
-    up: Buffer<u8>,
-    /// `[block][hidden]`.
-    y: Buffer<f32>,
-    /// Operands as u8, and a scale for each row.
-    whole: Buffer<u8>,
-    scales: Buffer<f32>,
-    /// A head's keys and values in panels.
-    keys: Buffer<u32>,
-    values: Buffer<u32>,
-    /// `[TILE][keys]`.
-    scores: Buffer<f32>,
-    powers: Buffer<u8>,
-    sums: [f32; TILE],
-    /// First tokens: `[pairs][hidden]`.
-    first: Buffer<f32>,
-    query: Buffer<u8>,
-    context: Buffer<u8>,
-}
-
-impl Scratch {
-    pub(super) fn new() -> Scratch {
-        Scratch {
-            tile: Tile::new(),
-            a: Buffer::empty(),
-            up: Buffer::empty(),
-            y: Buffer::empty(),
-            whole: Buffer::empty(),
-            scales: Buffer::empty(),
-            keys: Buffer::empty(),
-            values: Buffer::empty(),
-            scores: Buffer::empty(),
-            powers: Buffer::empty(),
-            sums: [0.0; TILE],
-            first: Buffer::empty(),
-            query: Buffer::empty(),
-            context: Buffer::empty(),
-        }
-    }
-
-    /// Room for blocks of `block` rows (a multiple of [`TILE`]) and pairs of `length` tokens.
-    pub(super) fn reserve(
-        &mut self,
-        network: &Network,
-        linear: &Kernels,
-        attention: &Kernels,
-        block: usize,
-        length: usize,
-    ) {
-        let (hidden, bytes) = (network.hidden, attention.format.bytes());
-        self.a.reserve(block * hidden * bytes);
-        self.up.reserve(block * network.intermediate * bytes);
-        self.y.reserve(block * hidden);
-        if linear.format == Format::U8 {
-            self.whole.reserve(block * network.intermediate.max(hidden));
-            self.scales.reserve(block);
-        }
-        let keys = length.next_multiple_of(TILE);
-        let head = network.head_size();
-        self.keys.reserve(keys * head / attention.format.per_unit());
-        self.values
-            .reserve(keys / attention.format.per_unit() * head.next_multiple_of(TILE));
-        self.scores.reserve(TILE * keys);
-        self.powers.reserve(TILE * keys * bytes);
-        self.first.reserve(TILE * hidden);
-        self.query.reserve(TILE * hidden * bytes);
-        self.context.reserve(TILE * hidden * bytes);
-    }
 }
 
 /// One pass over a batch.
@@ -128,16 +60,26 @@ pub(super) struct Pass<'a> {
     /// Rows that are taken at a time, a multiple of [`TILE`].
     pub(super) block: usize,
     pub(super) members: usize,
+    /// Too few rows for all threads: columns are shared out (see `columns`).
+    pub(super) by_columns: bool,
 }
 
 impl Pass<'_> {
-    /// Meetings of the threads, and so counters of what is taken.
+    /// Counters of what is taken, at most.
     pub(super) fn phases(network: &Network) -> usize {
-        2 * network.layers.len()
+        columns::PHASES * network.layers.len()
     }
 
     /// This member's part. All members have to call it, with scratch that has been reserved for the pass.
     pub(super) fn run(&self, member: &Member<'_>, scratch: &mut Scratch) {
+        if self.by_columns {
+            self.run_by_columns(member, scratch);
+        } else {
+            self.run_by_rows(member, scratch);
+        }
+    }
+
+    fn run_by_rows(&self, member: &Member<'_>, scratch: &mut Scratch) {
         let last = self.network.layers.len() - 1;
         self.each_block(0, |start, count| self.embed(start, count, scratch));
         member.meet();
@@ -157,7 +99,7 @@ impl Pass<'_> {
     }
 
     /// Takes what nobody else has taken, until nothing is left.
-    fn each(&self, phase: usize, count: usize, mut work: impl FnMut(usize)) {
+    pub(super) fn each(&self, phase: usize, count: usize, mut work: impl FnMut(usize)) {
         loop {
             let index = self.shared.taken[phase].fetch_add(1, Ordering::Relaxed);
             if index >= count {
@@ -176,59 +118,31 @@ impl Pass<'_> {
 
     /// Embeddings, and the first layer's queries, keys and values.
     fn embed(&self, start: usize, count: usize, scratch: &mut Scratch) {
-        let (network, hidden) = (self.network, self.network.hidden);
-        // Ids were checked before the pass began; a row that is not there would be a panic, not a bad read.
-        for row in start..start + count {
-            let word = network.words.row(self.ids[row] as usize);
-            let position = network.positions.row(self.positions[row] as usize);
-            let kind = network.types.row(self.types[row] as usize);
-            // SAFETY: rows of `hidden` elements, which are whole vectors; the row of `x` is this thread's.
-            unsafe {
-                let out = self.shared.x.pointer().add(row * hidden);
-                (self.linear.rows.embed)(word.as_ptr(), position.as_ptr(), kind.as_ptr(), hidden, out);
-            }
-        }
         // SAFETY: this thread's rows.
         unsafe {
-            let x = self.shared.x.pointer().add(start * hidden);
-            self.layer_norm(x, count, &network.embedding_norm, scratch.a.pointer());
+            let x = self.shared.x.pointer().add(start * self.network.hidden);
+            self.embed_rows(start..start + count, x);
+            self.layer_norm(x, count, &self.network.embedding_norm, scratch.a.pointer());
             self.qkv(0, start, count, scratch);
         }
     }
 
-    /// # Safety
-    /// `x` has `count` rows for this thread, and `out` room for as many.
-    unsafe fn layer_norm(&self, x: *mut f32, count: usize, norm: &Norm, out: *mut u8) {
-        let (weight, bias) = (norm.weight.pointer(), norm.bias.pointer());
-        // SAFETY: widths are whole vectors; the rest is the caller's promise.
-        unsafe { (self.linear.rows.layer_norm)(x, count, self.network.hidden, weight, bias, norm.epsilon, out) }
-    }
-
-    /// Rows in the format of the row kernels as an operand of a dense layer.
+    /// Sums of embeddings.
     ///
     /// # Safety
-    /// `start` has `count` rows of `width`, readable up to the next multiple of 16; `whole` and `scales` have room for them.
-    unsafe fn operand(
-        &self,
-        start: *const u8,
-        count: usize,
-        width: usize,
-        whole: &Buffer<u8>,
-        scales: &Buffer<f32>,
-    ) -> Rows {
-        if self.linear.format != Format::U8 {
-            return Rows {
-                start,
-                count,
-                scales: std::ptr::null(),
-            };
-        }
-        // SAFETY: the caller's promise.
-        unsafe { super::avx512::QUANTIZE(start, count, width, whole.pointer(), scales.pointer()) };
-        Rows {
-            start: whole.pointer(),
-            count,
-            scales: scales.pointer(),
+    /// `out` has room for these rows.
+    pub(super) unsafe fn embed_rows(&self, rows: Range<usize>, out: *mut f32) {
+        let (network, hidden) = (self.network, self.network.hidden);
+        // Ids were checked before the pass began; a row that is not there would be a panic, not a bad read.
+        for (place, row) in rows.enumerate() {
+            let word = network.words.row(self.ids[row] as usize);
+            let position = network.positions.row(self.positions[row] as usize);
+            let kind = network.types.row(self.types[row] as usize);
+            // SAFETY: rows of `hidden` elements, which are whole vectors.
+            unsafe {
+                let out = out.add(place * hidden);
+                (self.linear.rows.embed)(word.as_ptr(), position.as_ptr(), kind.as_ptr(), hidden, out);
+            }
         }
     }
 
@@ -237,40 +151,39 @@ impl Pass<'_> {
     /// # Safety
     /// The rows are this thread's.
     unsafe fn qkv(&self, layer: usize, start: usize, count: usize, scratch: &mut Scratch) {
-        let hidden = self.network.hidden;
-        let (stride, bytes) = (3 * hidden, self.attention.format.bytes());
-        // Of the last layer's queries only the first tokens' are needed.
-        let from = if layer + 1 == self.network.layers.len() {
-            hidden / TILE * TILE
-        } else {
-            0
-        };
+        let (stride, bytes) = (3 * self.network.hidden, self.attention.format.bytes());
         // SAFETY: the scratch was reserved for a block; the rows of `qkv` are this thread's.
         unsafe {
-            let rows = self.operand(scratch.a.pointer(), count, hidden, &scratch.whole, &scratch.scales);
-            let out = self.shared.qkv.pointer().add(start * stride * bytes);
-            let dense = &self.network.layers[layer].qkv;
-            dense.product(
-                self.linear,
+            let rows = self.operand(
+                scratch.a.pointer(),
+                count,
+                self.network.hidden,
+                &scratch.whole,
+                &scratch.scales,
+            );
+            let part = Part {
+                dense: &self.network.layers[layer].qkv,
                 rows,
-                from,
+                columns: self.wanted_qkv(layer),
+            };
+            self.store(
+                part,
                 &mut scratch.tile,
-                |tile, row, count, column, columns, bias| {
-                    (self.linear.rows.store)(
-                        tile,
-                        count,
-                        columns,
-                        bias,
-                        out.add((row * stride + column) * bytes),
-                        stride,
-                    );
-                },
+                self.shared.qkv.pointer().add(start * stride * bytes),
+                stride,
             );
         }
     }
 
+    /// Of the last layer's queries only the first tokens' are needed, and those are computed apart.
+    pub(super) fn wanted_qkv(&self, layer: usize) -> Range<usize> {
+        let hidden = self.network.hidden;
+        let last = layer + 1 == self.network.layers.len();
+        (if last { hidden / TILE * TILE } else { 0 })..3 * hidden
+    }
+
     /// Self-attention over every token, pair by pair.
-    fn attention(&self, phase: usize, scratch: &mut Scratch) {
+    pub(super) fn attention(&self, phase: usize, scratch: &mut Scratch) {
         let heads = self.network.heads;
         // Long pairs are shared out by heads, so that no thread is left waiting for another's.
         let groups = (8 * self.members).div_ceil(self.pairs.len()).clamp(1, heads);
@@ -366,53 +279,24 @@ impl Pass<'_> {
         scratch: &mut Scratch,
     ) {
         let (hidden, intermediate) = (self.network.hidden, self.network.intermediate);
-        let (rows, bytes) = (&self.linear.rows, self.attention.format.bytes());
         let (a, y, up) = (scratch.a.pointer(), scratch.y.pointer(), scratch.up.pointer());
-        let (whole, scales, buffer) = (&scratch.whole, &scratch.scales, &mut scratch.tile);
+        let (whole, scales, tile) = (&scratch.whole, &scratch.scales, &mut scratch.tile);
         // SAFETY: the scratch was reserved for a block; tiles and their places lie inside it.
         unsafe {
             let operand = self.operand(context, count, hidden, whole, scales);
-            layer.attention_out.product(
-                self.linear,
-                operand,
-                0,
-                buffer,
-                |tile, row, count, column, columns, bias| {
-                    let at = row * hidden + column;
-                    (rows.add)(tile, count, columns, bias, x.add(at), hidden, y.add(at), hidden);
-                },
-            );
+            self.add(Part::whole(&layer.attention_out, operand), tile, x, y);
             self.layer_norm(y, count, &layer.attention_norm, a);
             let operand = self.operand(a, count, hidden, whole, scales);
-            layer.up.product(
-                self.linear,
-                operand,
-                0,
-                buffer,
-                |tile, row, count, column, columns, bias| {
-                    let out = up.add((row * intermediate + column) * bytes);
-                    (rows.activate)(tile, count, columns, bias, self.network.activation, out, intermediate);
-                },
-            );
+            self.activate(Part::whole(&layer.up, operand), tile, up);
             let operand = self.operand(up, count, intermediate, whole, scales);
-            layer.down.product(
-                self.linear,
-                operand,
-                0,
-                buffer,
-                |tile, row, count, column, columns, bias| {
-                    let at = row * hidden + column;
-                    (rows.add)(tile, count, columns, bias, y.add(at), hidden, x.add(at), hidden);
-                },
-            );
+            self.add(Part::whole(&layer.down, operand), tile, y, x);
             self.layer_norm(x, count, &layer.out_norm, a);
         }
     }
 
     /// The last layer for the first token of each of these pairs (at most [`TILE`]), and the head.
-    fn finish_pairs(&self, pairs: std::ops::Range<usize>, scratch: &mut Scratch) {
-        let (network, hidden, width) = (self.network, self.network.hidden, self.network.head_size());
-        let (bytes, stride) = (self.attention.format.bytes(), 3 * hidden);
+    fn finish_pairs(&self, pairs: Range<usize>, scratch: &mut Scratch) {
+        let (network, hidden) = (self.network, self.network.hidden);
         let count = pairs.len();
         let Some(layer) = network.layers.last() else { return };
         let (first, query, context) = (
@@ -429,29 +313,15 @@ impl Pass<'_> {
             }
             (self.linear.rows.convert)(first, count * hidden, scratch.a.pointer());
             let operand = self.operand(scratch.a.pointer(), count, hidden, &scratch.whole, &scratch.scales);
-            let store = |tile, row, count, column, columns, bias| {
-                let out = query.add((row * hidden + column) * bytes);
-                (self.linear.rows.store)(tile, count, columns, bias, out, hidden);
-            };
-            network
-                .last_query
-                .product(self.linear, operand, 0, &mut scratch.tile, store);
+            self.store(
+                Part::whole(&network.last_query, operand),
+                &mut scratch.tile,
+                query,
+                hidden,
+            );
             for (place, pair) in self.pairs[pairs.clone()].iter().enumerate() {
                 for head in 0..network.heads {
-                    let at = place * hidden + head * width;
-                    let key = (pair.start * stride + hidden + head * width) * bytes;
-                    let key = self.shared.qkv.pointer().add(key);
-                    (self.attention.rows.attend_one)(
-                        query.add(at * bytes),
-                        key,
-                        key.add(hidden * bytes),
-                        pair.length,
-                        stride,
-                        width,
-                        self.factor(),
-                        scratch.scores.pointer(),
-                        context.add(at * bytes),
-                    );
+                    self.attend_first(*pair, place, head, query, context, scratch.scores.pointer());
                 }
             }
             self.after_attention(layer, context, first, count, scratch);
@@ -459,9 +329,49 @@ impl Pass<'_> {
         }
     }
 
+    /// One head's attention of a pair's first token, whose query is at `place` of `query` and whose outcome goes there in
+    /// `context`, both `[pairs][hidden]`.
+    ///
+    /// # Safety
+    /// `scores` has room for the pair's tokens; this part of `context` is this thread's.
+    pub(super) unsafe fn attend_first(
+        &self,
+        pair: Pair,
+        place: usize,
+        head: usize,
+        query: *const u8,
+        context: *mut u8,
+        scores: *mut f32,
+    ) {
+        let (hidden, width) = (self.network.hidden, self.network.head_size());
+        let (bytes, stride) = (self.attention.format.bytes(), 3 * hidden);
+        let at = (place * hidden + head * width) * bytes;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let key = self
+                .shared
+                .qkv
+                .pointer()
+                .add((pair.start * stride + hidden + head * width) * bytes);
+            let value = key.add(hidden * bytes);
+            let (query, out) = (query.add(at), context.add(at));
+            (self.attention.rows.attend_one)(
+                query,
+                key,
+                value,
+                pair.length,
+                stride,
+                width,
+                self.factor(),
+                scores,
+                out,
+            );
+        }
+    }
+
     /// # Safety
     /// `x` has `count` rows, at most a tile, and `out` room for as many logits.
-    unsafe fn head(&self, x: *const f32, count: usize, scratch: &mut Scratch, out: *mut f32) {
+    pub(super) unsafe fn head(&self, x: *const f32, count: usize, scratch: &mut Scratch, out: *mut f32) {
         let hidden = self.network.hidden;
         let pooled = scratch.y.pointer();
         let operand = Rows {
@@ -471,11 +381,11 @@ impl Pass<'_> {
         };
         // SAFETY: `y` has room for a block, which is a tile at least.
         unsafe {
-            let dense: &Dense = &self.network.head_dense;
+            let dense = &self.network.head_dense;
             dense.product(
                 self.exact,
                 operand,
-                0,
+                dense.all(),
                 &mut scratch.tile,
                 |tile, row, count, column, columns, bias| {
                     let to = pooled.add(row * hidden + column).cast();
