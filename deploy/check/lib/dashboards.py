@@ -14,6 +14,8 @@ FOLDER = ROOT / "deploy" / "grafana" / "dashboards"
 # As a panel of this run's length would ask, with a scrape a second.
 GIVEN = {"$namespace": NAMESPACE, "$pod": "|".join(WORKERS), "$model": ".+", "$server": ".+", "$__rate_interval": "10s", "$__interval": "2s"}
 TYPES = "@grafana/schema"
+# By path, since the package does not export them by name.
+PARTS = f"./node_modules/{TYPES}/dist/esm/raw/composable"
 # String enumerations as the words that JSON has for them.
 PLAIN = "type Plain<T> = T extends string ? `${T}` : T extends number | boolean | null | undefined ? T : T extends (infer U)[] ? Plain<U>[] : T extends object ? { [K in keyof T]: Plain<T[K]> } : T;"
 
@@ -61,8 +63,8 @@ def type_problems(dashboards: dict[str, dict], modules: Path) -> list[str]:
     """By the types of Grafana's own package, read by tsc: no field that they do not have, no word that they do not know."""
     lines = [
         f'import type {{ Dashboard, Panel, RowPanel, VariableModel }} from "{TYPES}";',
-        f'import type {{ Options as TimeSeries, FieldConfig as Drawn }} from "{TYPES}/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen";',
-        f'import type {{ Options as Stat }} from "{TYPES}/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen";',
+        f'import type {{ Options as TimeSeries, FieldConfig as Drawn }} from "{PARTS}/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen";',
+        f'import type {{ Options as Stat }} from "{PARTS}/stat/panelcfg/x/StatPanelCfg_types.gen";',
         PLAIN,
     ]
     said: dict[int, str] = {}
