@@ -30,6 +30,7 @@ class Program(NamedTuple):
 PROGRAMS = {
     "kubectl": Program("kubectl", "1.32.3+ds-2", "usr/bin/kubectl", ["version", "--client"], 16),
     "docker-compose": Program("docker-compose", "2.26.1-4", "usr/libexec/docker/cli-plugins/docker-compose", ["version"], 13),
+    "prometheus": Program("prometheus", "2.53.3+ds1-2", "usr/bin/prometheus", ["--version"], 60),
     "promtool": Program("promtool", "2.53.3+ds1-2", "usr/bin/promtool", ["--version"], 15),
 }
 

@@ -77,12 +77,12 @@ class Stage:
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
-    def nats_server(self) -> str:
-        """Start nats-server on a free port; its URL."""
+    def nats_server(self, *more: str) -> str:
+        """Start nats-server on a free port, with further arguments; its URL."""
         found = subprocess.run([str(ROOT / "tools" / "nats-server-path")], capture_output=True, text=True)
         if found.returncode:
             raise Failed(found.stderr.strip())
-        process = self.start("nats-server", [found.stdout.strip(), "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(self.folder)])
+        process = self.start("nats-server", [found.stdout.strip(), "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(self.folder), *more])
         ports = self.folder / f"nats-server_{process.pid}.ports"
 
         def url() -> str | None:

@@ -15,12 +15,15 @@ from cluster import of_kind, title
 SUFFIXES = ("_bucket", "_sum", "_count")
 # Labels that scraping adds.
 SCRAPED = {"namespace", "pod", "le"}
+SOURCES = ("names.rs", "caller_names.rs", "gateway_names.rs")
+# A metric of ours with its selector; not the name of a recorded series, which has a colon before it.
+NAMED = re.compile(r"(?<![:\w])(rerank_[a-z_]+)(\{[^}]*\})?")
 
 
 def known_metrics(root: Path) -> dict[str, dict[str, set[str]]]:
-    """Every metric of src/telemetry/names.rs with its labels and their values, by the table of docs/metrics.md, which a test of
-    the program holds to the source; the source is looked at again here."""
-    source = (root / "src/telemetry/names.rs").read_text()
+    """Every metric of workers, callers and gateways with its labels and their values, by the tables of docs/metrics.md, which a
+    test of the program holds to the source; the source is looked at again here."""
+    source = "".join((root / "src/telemetry" / name).read_text() for name in SOURCES)
     names = set(re.findall(r'pub const [A-Z_]+: &str = "(rerank_[a-z_]+)";', source))
     metrics: dict[str, dict[str, set[str]]] = {}
     for line in (root / "docs/metrics.md").read_text().splitlines():
@@ -35,28 +38,31 @@ def known_metrics(root: Path) -> dict[str, dict[str, set[str]]]:
         metrics[cells[1].strip("`")] = labels
     missing = names - set(metrics)
     if missing or not names:
-        raise ValueError(f"docs/metrics.md lacks {sorted(missing)}, or src/telemetry/names.rs was not understood")
+        raise ValueError(f"docs/metrics.md lacks {sorted(missing)}, or src/telemetry was not understood")
     return metrics
 
 
-def query_problems(where: str, query: str, metrics: dict[str, dict[str, set[str]]]) -> list[str]:
+def label_problems(where: str, query: str, metrics: dict[str, dict[str, set[str]]]) -> list[str]:
+    """Does the program have each metric of ours that the query names, with the labels and values that it asks for?"""
     found = []
-    named = re.findall(r"\b(rerank_[a-z_]+)(\{[^}]*\})?", query)
-    if not named:
-        found.append(f"{where}: names no metric of ours")
-    for name, selector in named:
+    for name, selector in NAMED.findall(query):
         base = next((name[: -len(s)] for s in SUFFIXES if name.endswith(s) and name not in metrics), name)
         if base not in metrics:
             found.append(f"{where}: there is no metric {name}")
             continue
-        for label, operator, value in re.findall(r'([a-z_]+)\s*(=~|!~|!=|=)\s*"([^"]*)"', selector or ""):
+        for label, operator, value in re.findall(r'([a-z_]+)\s*(=~|!~|!=|=)\s*"([^"]*)"', selector):
             if label not in metrics[base] and label not in SCRAPED:
                 found.append(f"{where}: {name} has no label {label}")
-            elif operator == "=" and label in metrics[base] and value not in metrics[base][label]:
+            elif label in metrics[base] and not set(value.split("|") if "~" in operator else [value]) <= metrics[base][label]:
                 found.append(f"{where}: {name} never has {label}={value!r}")
-        if 'namespace="' not in (selector or ""):
-            found.append(f"{where}: {name} is asked of every namespace")
     return found
+
+
+def query_problems(where: str, query: str, metrics: dict[str, dict[str, set[str]]]) -> list[str]:
+    """Of a query that stands for itself, outside a dashboard: it has to say whose metrics it asks for."""
+    named = NAMED.findall(query)
+    found = label_problems(where, query, metrics) + ([] if named else [f"{where}: names no metric of ours"])
+    return found + [f"{where}: {name} is asked of every namespace" for name, selector in named if 'namespace="' not in selector]
 
 
 def scaled_object_problems(documents: list[dict], metrics: dict) -> list[str]:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "tools" / "lib"))
 
 from cache import SetupError, cache_folder, locked  # noqa: E402
 
-REQUIREMENTS = ROOT / "deploy" / "check" / "requirements.lock"
+REQUIREMENTS = ROOT / "deploy" / "check"
 
 
 def say(text: str) -> None:
@@ -45,24 +45,33 @@ class Report:
         return 1 if self.problems else 0
 
 
-def into_own_python() -> None:
-    """Go on in a Python of the cache that has what the lock names, made if it is missing or of other versions."""
-    venv = cache_folder() / "deploy-venv"
+def own_python(what: str) -> Path:
+    """A Python of the cache that has what `<what>.lock` here names, made if it is missing or of other versions."""
+    requirements = REQUIREMENTS / f"{what}.lock"
+    venv = cache_folder() / ("deploy-venv" if what == "requirements" else f"deploy-{what}-venv")
     python = venv / "bin" / "python"
-    if Path(sys.prefix).resolve() == venv.resolve():
-        return
     stamp = venv / ".made-from"
-    made_from = f"{sys.version} {hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()}"
+    made_from = f"{sys.version} {hashlib.sha256(requirements.read_bytes()).hexdigest()}"
     with locked(cache_folder()):
         if not stamp.is_file() or stamp.read_text() != made_from:
-            say(f"making {venv} (90 MB on disk)")
-            made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], capture_output=True, text=True)
+            say(f"making {venv}")
+            # Of the Python that the venv of this process was made from: a venv in a venv would go with it.
+            base = getattr(sys, "_base_executable", sys.executable)
+            made = subprocess.run([base, "-m", "venv", "--clear", str(venv)], capture_output=True, text=True)
             if made.returncode:
                 raise SetupError("python3 cannot make a venv. On Debian: apt-get install python3-venv")
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--requirement", str(REQUIREMENTS)]
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--requirement", str(requirements)]
             if subprocess.run(pip).returncode:
-                raise SetupError(f"pip could not install what {REQUIREMENTS.relative_to(ROOT)} names")
+                raise SetupError(f"pip could not install what {requirements.relative_to(ROOT)} names")
             stamp.write_text(made_from)
+    return python
+
+
+def into_own_python() -> None:
+    """Go on in the Python that the checks run in (90 MB on disk)."""
+    if Path(sys.prefix).resolve() == (cache_folder() / "deploy-venv").resolve():
+        return
+    python = own_python("requirements")
     sys.stdout.flush()
     os.execv(python, [str(python), *sys.argv])
 
