@@ -75,7 +75,9 @@ FROM build AS parts
 ARG VARIANT
 COPY tools/sbom tools/sbom
 COPY --from=base /var/lib/dpkg/status /opt/dpkg-status
-RUN tools/sbom --variant "$VARIANT" --features "$FEATURES" --dpkg-status /opt/dpkg-status --offline >/opt/sbom.cdx.json
+# Not offline: cargo wants the crates of tests too before it says who needs whom.
+RUN --mount=type=secret,id=settings --mount=type=secret,id=ca --mount=type=secret,id=cargo-config,target=/usr/local/cargo/config.toml \
+    with-settings tools/sbom --variant "$VARIANT" --features "$FEATURES" --dpkg-status /opt/dpkg-status >/opt/sbom.cdx.json
 
 FROM scratch AS sbom
 COPY --from=parts /opt/sbom.cdx.json /

@@ -23,6 +23,9 @@ TOOLS = "gcc g++ cc c++ cpp clang ld as make cargo rustc rustup pip pip3 python 
 HARDENED = ["--read-only", "--tmpfs", "/tmp:size=64m,mode=1777", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true"]
 LABELS = ["title", "description", "licenses", "version", "revision", "created"]
 NATS_IMAGE = "nats:2.11.8-alpine"
+NATS_URL = "RERANK_NATS__URL=nats://nats:4222"
+# Stopped as it was told to, by SIGTERM. Killed would be 137.
+STOPPED = 143
 
 
 def size_mb(engine: Engine, image: str) -> float:
@@ -82,7 +85,7 @@ def clear(engine: Engine, name: str) -> None:
 
 
 def start(engine: Engine, net: str, image: str, *more: str, command: tuple[str, ...] = ("worker",)) -> str:
-    settings = ["--env", "RERANK_NATS__URL=nats://nats:4222", "--env", "RERANK_HEALTH__LISTEN=0.0.0.0:9464"]
+    settings = ["--env", NATS_URL, "--env", "RERANK_HEALTH__LISTEN=0.0.0.0:9464"]
     return engine.run("run", "--detach", "--network", net, *HARDENED, *settings, *more, image, *command).stdout.strip()
 
 
@@ -124,8 +127,8 @@ def at_work(engine: Engine, image: str) -> list[str]:
     with network(engine, "nats-rerank-check") as net:
         container = start(engine, net, image, "--memory", "1g", "--health-interval", "1s")
         wait_ready(engine, container)
-        asked = ["query", "--nats-url", "nats://nats:4222", "--timeout", "20s", "--format", "ids", "how do cats purr"]
-        answer = engine.run("run", "--rm", "--interactive", "--network", net, *HARDENED, image, *asked, stdin="Dogs bark at night.\nCats purr with their throat.\n", check=False)
+        asked = ["query", "--timeout", "20s", "--format", "ids", "how do cats purr"]
+        answer = engine.run("run", "--rm", "--interactive", "--network", net, *HARDENED, "--env", NATS_URL, image, *asked, stdin="Dogs bark at night.\nCats purr with their throat.\n", check=False)
         found += of_answer(answer)
         inside = engine.run("exec", container, "sh", "-c", "id -u; touch /file /usr/local/file /models/file 2>/dev/null; ls /file /usr/local/file /models/file 2>/dev/null; true").stdout.split()
         if inside != ["65532"]:
@@ -148,7 +151,7 @@ def of_answer(answer: subprocess.CompletedProcess) -> list[str]:
 def of_stop(engine: Engine, container: str) -> list[str]:
     engine.run("stop", "--time", str(GRACE_S), container)
     state = engine.inspect(container)["State"]
-    if state["ExitCode"] or state["OOMKilled"]:
+    if state["ExitCode"] != STOPPED or state["OOMKilled"]:
         return [f"did not stop cleanly: exit code {state['ExitCode']}\n{logs(engine, container)}"]
     return []
 

@@ -46,8 +46,8 @@ def watch(engine: Engine, image: str) -> Watched:
             return container
 
         checks.wait_ready(engine, add())
-        bench = ["bench", "--nats-url", "nats://nats:4222", "--callers", str(CALLERS), "--duration-s", str(LOAD_S), "--timeout-ms", "10000", "--format", "json"]
-        callers = engine.run("run", "--detach", "--network", net, *checks.HARDENED, image, *bench).stdout.strip()
+        bench = ["bench", "--callers", str(CALLERS), "--duration-s", str(LOAD_S), "--timeout-ms", "10000", "--format", "json"]
+        callers = engine.run("run", "--detach", "--network", net, *checks.HARDENED, "--env", checks.NATS_URL, image, *bench).stdout.strip()
         began = time.monotonic()
         times, answers, started, ready = [], [], [0.0], [0.0]
         while engine.inspect(callers)["State"]["Running"]:

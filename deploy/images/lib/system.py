@@ -77,7 +77,7 @@ class System:
 
     def rerank(self) -> tuple[int, dict, dict]:
         body = json.dumps({"query": "how do cats purr", "documents": ["Dogs bark.", "Cats purr."]}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.ports['GATEWAY_PORT']}/rerank", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports['GATEWAY_PORT']}/v1/rerank", body, {"Content-Type": "application/json"})
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
                 return answer.status, dict(answer.headers), json.load(answer)
@@ -114,6 +114,6 @@ def at_work(engine: Engine) -> list[str]:
         system.run("stop", "--timeout", "40", "worker", "gateway")
         for container in before:
             state = engine.inspect(container)
-            if state["Config"]["Image"].startswith("nats-rerank") and state["State"]["ExitCode"]:
+            if state["Config"]["Image"].startswith("nats-rerank") and state["State"]["ExitCode"] != checks.STOPPED:
                 found.append(f"{state['Name']} did not stop cleanly: exit code {state['State']['ExitCode']}")
     return found
