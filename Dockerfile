@@ -74,6 +74,7 @@ RUN --mount=type=secret,id=settings --mount=type=secret,id=ca --mount=type=bind,
 FROM build AS parts
 ARG VARIANT
 COPY tools/sbom tools/sbom
+COPY models/builtin models/builtin
 COPY --from=base /var/lib/dpkg/status /opt/dpkg-status
 # Not offline: cargo wants the crates of tests too before it says who needs whom.
 RUN --mount=type=secret,id=settings --mount=type=secret,id=ca --mount=type=secret,id=cargo-config,target=/usr/local/cargo/config.toml \
