@@ -62,7 +62,8 @@ class Engine:
         socket = folder / "docker.sock"
         self.environment["DOCKER_HOST"] = f"unix://{socket}"
         if self.answers():
-            return self  # left by a run that was killed
+            say("using the engine that an earlier run has left running")
+            return self
         if os.geteuid() or not shutil.which("dockerd"):
             raise SetupError("no container engine runs here, and one of our own needs root and dockerd (Debian's docker.io and iptables)")
         say(f"no container engine runs here: starting one of our own in {folder}")
