@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clients gateway-check deploy-check bench peers microbench guard guard-refresh overload soak build fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check deploy-check images bench peers microbench guard guard-refresh overload soak build fmt lint doctor reference model clean
 
 CARGO ?= cargo
 # Optimized, and without libtorch, NATS and what tests need: it is built within a minute.
@@ -80,6 +80,9 @@ deploy-check: ## hold the files of deploy/ against schemas, each other and the p
 	@$(CARGO) build --locked
 	@failed=(); for check in deploy/check/*; do [[ ! -f $$check || ! -x $$check ]] || "$$check" || failed+=("$$check"); done; \
 	    [[ $${#failed[@]} == 0 ]] || { echo "deploy-check: failed: $${failed[*]}" >&2; exit 1; }
+
+images: ## build the CPU image, try it over a real nats-server, bring deploy/compose up (a container engine, or root on Debian)
+	@deploy/images/run
 
 build: ## the release program: target/release/nats-rerank
 	@tools/setup libtorch

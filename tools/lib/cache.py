@@ -16,6 +16,8 @@ from typing import Callable, Iterator, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 STAMP = ".complete.json"
+# The tags under which the pinned wheels were published.
+MANYLINUX = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in (5, 12, 17, 18, 25, 27, 28)))
 
 
 class SetupError(Exception):
@@ -79,7 +81,7 @@ def fetch_wheels(wheels: list[Wheel], folder: Path) -> dict[str, Path]:
     requirements = folder / "requirements.txt"
     requirements.write_text("".join(f"{w.package}=={w.version} --hash=sha256:{w.sha256}\n" for w in wheels))
     cpu = next((w.cpu for w in wheels if w.cpu != "any"), "x86_64")
-    tags = [f"--platform={tag}_{cpu}" for tag in ("manylinux2014", "manylinux_2_17", "manylinux_2_25", "manylinux_2_28")]
+    tags = [f"--platform={tag}_{cpu}" for tag in MANYLINUX]
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes",
         "--no-cache-dir", "--disable-pip-version-check", "--implementation=cp", "--python-version=3.12",

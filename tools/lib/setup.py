@@ -28,6 +28,11 @@ TORCH_LIBS = {
 # libtorch_cpu.so of a CUDA wheel asks the loader for these two; neither is used without a GPU.
 CUDA_LIBS = {"nvidia-cuda-runtime": "libcudart.so.13", "nvidia-cuda-cupti": "libcupti.so.13"}
 LIBTORCH_BYTES_NEEDED = 1_500_000_000
+# Of torch/lib, for a GPU; their symbols must be those of the same wheel's libtorch_cpu.so.
+TORCH_CUDA_LIBS = ["libtorch_cuda.so", "libtorch_cuda_linalg.so", "libc10_cuda.so", "libtorch_nvshmem.so", "libcaffe2_nvrtc.so"]
+# Of NVIDIA's wheels: what nothing here loads, by the beginning of its name.
+CUDA_LEFT_OUT = ("libcufftw", "libnvblas", "libcusolverMg", "libnvperf", "libpcsampling", "libcheckpoint", "libnvrtc.alt", "libnvrtc-builtins.alt", "nvshmem_")
+CUDA_BYTES_NEEDED = 9_000_000_000
 
 
 def cpu() -> str:
@@ -91,15 +96,46 @@ def make_libtorch(wheels, new: Path, scratch: Path) -> None:
             copy_member(wheel, member, lib / name)
     for path in paths.values():
         path.unlink()
+    make_empty_libtorch(lib)
+    (new / "build-version").write_text(TORCH_VERSION + "\n")
+
+
+def make_empty_libtorch(lib: Path) -> None:
     compiler = shutil.which("g++") or shutil.which("c++") or "g++"
     run([compiler, "-shared", "-nostdlib", "-Wl,-soname,libtorch.so", "-x", "c++", "/dev/null", "-o", str(lib / "libtorch.so")], "the C++ compiler does not work")
-    (new / "build-version").write_text(TORCH_VERSION + "\n")
 
 
 def copy_member(wheel: zipfile.ZipFile, member: str, to: Path) -> None:
     with wheel.open(member) as source, open(to, "wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
     to.chmod(0o755)
+
+
+def set_up_cuda(cache: Path) -> None:
+    """libtorch with its CUDA half and NVIDIA's libraries, in one folder: what the CUDA image carries."""
+    wheels = locked_wheels("libtorch", cpu()) + locked_wheels("cuda", cpu())
+    folder = cache / "cuda"
+    made_from = digest(wheels, recipe=1)
+    if is_complete(folder, made_from):
+        say(f"cuda: there ({folder})")
+        return
+    say(f"cuda: fetching about 2.5 GB into {folder}")
+    build_folder(folder, made_from, CUDA_BYTES_NEEDED, lambda new, scratch: make_cuda(wheels, new, scratch))
+
+
+def make_cuda(wheels, new: Path, scratch: Path) -> None:
+    lib = new / "lib"
+    lib.mkdir()
+    for package, path in fetch_wheels(wheels, scratch).items():
+        with zipfile.ZipFile(path) as wheel:
+            for member in wheel.namelist():
+                folder, _, name = member.rpartition("/")
+                if not re.search(r"\.so(\.\d+)*$", name) or not folder.endswith("/lib") or name.startswith(CUDA_LEFT_OUT):
+                    continue
+                if package != "torch" or name in TORCH_LIBS[cpu()] + TORCH_CUDA_LIBS:
+                    copy_member(wheel, member, lib / name)
+        path.unlink()
+    make_empty_libtorch(lib)
 
 
 # --- nats-server -----------------------------------------------------------------------------------------------------
@@ -207,20 +243,23 @@ def try_run(command: list[str], cwd: Path | None = None) -> str:
 
 
 PARTS = {"libtorch": set_up_libtorch, "nats-server": set_up_nats_server, "checkpoints": set_up_checkpoints, "valgrind": set_up_valgrind}
+# Only where it is asked for by name.
+EXTRA_PARTS = {"cuda": set_up_cuda}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tools/setup", description="Gets what the build, the demo and the tests need.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to get (all): {', '.join(PARTS)}")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to get (all): {', '.join(PARTS)}; and, by name only: {', '.join(EXTRA_PARTS)}")
     wanted = parser.parse_args().parts or list(PARTS)
-    unknown = [part for part in wanted if part not in PARTS]
+    known = PARTS | EXTRA_PARTS
+    unknown = [part for part in wanted if part not in known]
     if unknown:
-        parser.error(f"no such part: {', '.join(unknown)} (there are: {', '.join(PARTS)})")
+        parser.error(f"no such part: {', '.join(unknown)} (there are: {', '.join(known)})")
     try:
         cache = cache_folder()
         with locked(cache):
             for part in wanted:
-                PARTS[part](cache)
+                known[part](cache)
     except SetupError as error:
         sys.exit(f"setup: {error}")
     except KeyboardInterrupt:
