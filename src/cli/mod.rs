@@ -8,10 +8,12 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod completions;
 mod config;
 mod flags;
 mod gateway;
 mod healthcheck;
+mod man;
 #[cfg(feature = "worker")]
 mod model;
 mod query;
@@ -160,6 +162,20 @@ enum Command {
   nats-rerank config check --config /etc/nats-rerank.toml\n\n{EXIT_CODES}"
     ))]
     Config(config::Args),
+    /// Write a completion script for a shell.
+    #[command(after_help = format!(
+        "Examples:
+  nats-rerank completions bash > /usr/share/bash-completion/completions/nats-rerank
+  source <(nats-rerank completions bash)\n\n{EXIT_CODES}"
+    ))]
+    Completions(completions::Args),
+    /// Write manual pages.
+    #[command(after_help = format!(
+        "Examples:
+  nats-rerank man worker | man -l -
+  nats-rerank man --dir /usr/local/share/man/man1\n\n{EXIT_CODES}"
+    ))]
+    Man(man::Args),
 }
 
 /// Why a subcommand ended without success.
@@ -240,8 +256,8 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn run(command: Command, global: &Global) -> u8 {
-    let done = match command {
+fn run(asked: Command, global: &Global) -> u8 {
+    let done = match asked {
         #[cfg(feature = "worker")]
         Command::Worker(args) => worker::run(args, global),
         Command::Gateway(args) => gateway::run(args, global).map(|()| 0),
@@ -252,6 +268,8 @@ fn run(command: Command, global: &Global) -> u8 {
         #[cfg(feature = "worker")]
         Command::Model(args) => model::run(args, global).map(|()| 0),
         Command::Config(args) => config::run(args, global).map(|()| 0),
+        Command::Completions(args) => completions::run(&args, command()).map(|()| 0),
+        Command::Man(args) => man::run(&args, command()).map(|()| 0),
     };
     done.unwrap_or_else(fail)
 }
@@ -314,6 +332,8 @@ mod tests {
             #[cfg(feature = "worker")]
             ("model", "Look"),
             ("config", "Look"),
+            ("completions", "Write"),
+            ("man", "Write"),
         ] {
             let help = match parse(["nats-rerank", name, "--help"]) {
                 Err(error) => error.to_string(),

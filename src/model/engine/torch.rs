@@ -117,7 +117,11 @@ impl Forward {
 }
 
 fn threads(settings: &EngineSettings) -> usize {
-    if settings.threads > 0 { settings.threads } else { cores() }
+    if settings.threads > 0 {
+        settings.threads
+    } else {
+        cores()
+    }
 }
 
 impl TorchEngine {
