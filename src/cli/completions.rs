@@ -53,9 +53,12 @@ mod tests {
             set -eu
             bash -n "$1"
             source "$1"
-            # The first line is what `complete` was told to call.
-            complete -p nats-rerank | sed -E 's/.*-F ([^ ]+).*/\1/'
-            ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _nats-rerank nats-rerank "${!#}" "${COMP_WORDS[COMP_CWORD - 1]}"; echo "${COMPREPLY[*]}"; }
+            function=$(complete -p nats-rerank | sed -E 's/.*-F ([^ ]+).*/\1/')
+            ask() {
+                COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+                "$function" nats-rerank "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+                echo "${COMPREPLY[*]}"
+            }
             ask nats-rerank heal
             ask nats-rerank gateway --list
             ask nats-rerank config print --format ''
@@ -68,7 +71,7 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         assert_eq!(
             String::from_utf8_lossy(&output.stdout),
-            "_nats-rerank\nhealthcheck\n--listen\ntoml json\n"
+            "healthcheck\n--listen\ntoml json\n"
         );
     }
 }
