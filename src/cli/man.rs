@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn groff_renders_every_page_without_a_warning() {
         if Command::new("groff").arg("--version").output().is_err() {
-            eprintln!("NOT CHECKED: there is no groff on this machine");
+            super::super::say("NOT CHECKED: there is no groff on this machine");
             return;
         }
         let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
