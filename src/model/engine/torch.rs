@@ -117,11 +117,7 @@ impl Forward {
 }
 
 fn threads(settings: &EngineSettings) -> usize {
-    if settings.threads > 0 {
-        settings.threads
-    } else {
-        cores()
-    }
+    if settings.threads > 0 { settings.threads } else { cores() }
 }
 
 impl TorchEngine {

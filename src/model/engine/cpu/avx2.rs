@@ -9,15 +9,7 @@ use super::rows::{self, F32};
 pub(super) const PRODUCT: Product = product;
 pub(super) const ROWS: RowKernels = f32_rows::ROWS;
 
-row_kernels!(
-    f32_rows,
-    __m256,
-    F32,
-    f32,
-    "avx2,fma",
-    super::pack_keys,
-    super::pack_values
-);
+row_kernels!(f32_rows, __m256, F32, f32, "avx2,fma", super::pack_keys, super::pack_values);
 
 /// # Safety
 /// AVX2 and FMA, and what `kernels::Product` says.
@@ -86,11 +78,7 @@ unsafe fn pack_keys(key: *const u32, stride: usize, keys: usize, units: usize, o
             for unit in 0..units {
                 for column in 0..TILE {
                     let inside = first + column < keys;
-                    *out.add(unit * TILE + column) = if inside {
-                        *key.add((first + column) * stride + unit)
-                    } else {
-                        0
-                    };
+                    *out.add(unit * TILE + column) = if inside { *key.add((first + column) * stride + unit) } else { 0 };
                 }
             }
         }
@@ -110,8 +98,7 @@ unsafe fn pack_values(value: *const u8, stride: usize, keys: usize, width: usize
                 let line = std::slice::from_raw_parts_mut(out.add(key * TILE), TILE);
                 line.fill(0);
                 if key < keys {
-                    line[..columns]
-                        .copy_from_slice(std::slice::from_raw_parts(value.add(key * stride + first), columns));
+                    line[..columns].copy_from_slice(std::slice::from_raw_parts(value.add(key * stride + first), columns));
                 }
             }
         }

@@ -105,12 +105,7 @@ macro_rules! step_u8 {
     };
 }
 
-product!(
-    product_f32,
-    block_f32,
-    "avx512f,avx512bw,avx512vl,avx512dq",
-    step_f32!()
-);
+product!(product_f32, block_f32, "avx512f,avx512bw,avx512vl,avx512dq", step_f32!());
 product!(
     product_bf16,
     block_bf16,
@@ -124,15 +119,7 @@ product!(
     step_u8!()
 );
 
-row_kernels!(
-    f32_rows,
-    __m512,
-    F32,
-    f32,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma",
-    super::pack_keys,
-    super::pack_values_f32
-);
+row_kernels!(f32_rows, __m512, F32, f32, "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma", super::pack_keys, super::pack_values_f32);
 row_kernels!(
     bf16_rows,
     __m512,

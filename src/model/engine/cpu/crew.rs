@@ -121,8 +121,7 @@ impl Crew {
         if shared.members > 1 {
             shared.ended.store(0, Ordering::Relaxed);
             // SAFETY: only the lifetime is changed; this function does not return before nobody uses it any more.
-            let work: *const Work =
-                unsafe { std::mem::transmute::<*const (dyn Fn(&Member<'_>) + Sync), *const Work>(work) };
+            let work: *const Work = unsafe { std::mem::transmute::<*const (dyn Fn(&Member<'_>) + Sync), *const Work>(work) };
             let mut order = shared.order.lock().unwrap_or_else(PoisonError::into_inner);
             order.work = Some(work);
             shared.pass.fetch_add(1, Ordering::Release);

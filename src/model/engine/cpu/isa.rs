@@ -60,11 +60,7 @@ impl Isa {
         if !(is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni")) {
             return Some(Isa::Avx512);
         }
-        if amx::may_use() {
-            Some(Isa::Amx)
-        } else {
-            Some(Isa::Avx512Bf16)
-        }
+        if amx::may_use() { Some(Isa::Amx) } else { Some(Isa::Avx512Bf16) }
     }
 }
 

@@ -99,14 +99,7 @@ macro_rules! row_kernels {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn scale(
-                t: *const f32,
-                rows: usize,
-                columns: usize,
-                factors: *const f32,
-                out: *mut u8,
-                stride: usize,
-            ) {
+            unsafe fn scale(t: *const f32, rows: usize, columns: usize, factors: *const f32, out: *mut u8, stride: usize) {
                 unsafe { rows::scale::<$vector, $format>(t, rows, columns, factors, out.cast::<$element>(), stride) }
             }
 

@@ -93,14 +93,9 @@ impl Native {
         let Some(isa) = Isa::chosen(kernels).filter(|_| Network::fits(spec)) else {
             return Ok(None);
         };
-        let inside = if numbers == Numbers::Fp32 {
-            Format::F32
-        } else {
-            Format::Bf16
-        };
+        let inside = if numbers == Numbers::Fp32 { Format::F32 } else { Format::Bf16 };
         let choose = |format| Kernels::choose(isa, format);
-        let (Some(linear), Some(attention), Some(exact)) =
-            (choose(numbers.format()), choose(inside), choose(Format::F32))
+        let (Some(linear), Some(attention), Some(exact)) = (choose(numbers.format()), choose(inside), choose(Format::F32))
         else {
             return Ok(None);
         };

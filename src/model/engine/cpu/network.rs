@@ -70,12 +70,7 @@ impl Network {
     }
 
     /// Reads the weights. `attention`: the kernels whose format embeddings and attention are in.
-    pub(super) fn load(
-        spec: &ModelSpec,
-        weights: &Weights,
-        linear: &Kernels,
-        attention: &Kernels,
-    ) -> Result<Network, ModelError> {
+    pub(super) fn load(spec: &ModelSpec, weights: &Weights, linear: &Kernels, attention: &Kernels) -> Result<Network, ModelError> {
         let base = spec.architecture.prefix();
         let source = Source { weights };
         let hidden = spec.hidden;
@@ -87,12 +82,7 @@ impl Network {
             })
         };
         let table = |name: &str, rows: usize| -> Result<Table, ModelError> {
-            source.table(
-                &format!("{base}embeddings.{name}.weight"),
-                rows,
-                hidden,
-                attention.format,
-            )
+            source.table(&format!("{base}embeddings.{name}.weight"), rows, hidden, attention.format)
         };
         let mut layers = Vec::with_capacity(spec.layers);
         let mut last_query = None;
@@ -175,11 +165,7 @@ impl Source<'_> {
         }
         let bytes = view.data;
         match view.dtype {
-            Dtype::F32 => bytes
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .for_each(|&x| take(f32::from_le_bytes(x))),
+            Dtype::F32 => bytes.as_chunks::<4>().0.iter().for_each(|&x| take(f32::from_le_bytes(x))),
             Dtype::BF16 => bytes
                 .as_chunks::<2>()
                 .0

@@ -106,17 +106,13 @@ impl Dense {
         mut then: impl FnMut(*const f32, usize, usize, usize, usize, *const f32),
     ) {
         let product = kernels.product(self.units);
-        let dequantize: Option<(Dequantize, &Scales)> =
-            self.scales.as_ref().map(|scales| (super::avx512::DEQUANTIZE, scales));
+        let dequantize: Option<(Dequantize, &Scales)> = self.scales.as_ref().map(|scales| (super::avx512::DEQUANTIZE, scales));
         let tile = tile.0.as_mut_ptr();
         for column in (from..self.columns).step_by(TILE) {
             let columns = (self.columns - column).min(TILE);
             // SAFETY: one panel for each `TILE` columns, the last one too; biases and scales are as long.
             let (panel, bias) = unsafe {
-                (
-                    self.panels.pointer().add(column * self.units),
-                    self.bias.pointer().add(column),
-                )
+                (self.panels.pointer().add(column * self.units), self.bias.pointer().add(column))
             };
             for row in (0..rows.count).step_by(TILE) {
                 let count = (rows.count - row).min(TILE);

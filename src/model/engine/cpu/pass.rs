@@ -80,14 +80,7 @@ impl Scratch {
     }
 
     /// Room for blocks of `block` rows (a multiple of [`TILE`]) and pairs of `length` tokens.
-    pub(super) fn reserve(
-        &mut self,
-        network: &Network,
-        linear: &Kernels,
-        attention: &Kernels,
-        block: usize,
-        length: usize,
-    ) {
+    pub(super) fn reserve(&mut self, network: &Network, linear: &Kernels, attention: &Kernels, block: usize, length: usize) {
         let (hidden, bytes) = (network.hidden, attention.format.bytes());
         self.a.reserve(block * hidden * bytes);
         self.up.reserve(block * network.intermediate * bytes);
@@ -99,8 +92,7 @@ impl Scratch {
         let keys = length.next_multiple_of(TILE);
         let head = network.head_size();
         self.keys.reserve(keys * head / attention.format.per_unit());
-        self.values
-            .reserve(keys / attention.format.per_unit() * head.next_multiple_of(TILE));
+        self.values.reserve(keys / attention.format.per_unit() * head.next_multiple_of(TILE));
         self.scores.reserve(TILE * keys);
         self.powers.reserve(TILE * keys * bytes);
         self.first.reserve(TILE * hidden);
@@ -144,9 +136,7 @@ impl Pass<'_> {
         for layer in 0..last {
             self.attention(2 * layer + 1, scratch);
             member.meet();
-            self.each_block(2 * layer + 2, |start, count| {
-                self.finish_layer(layer, start, count, scratch)
-            });
+            self.each_block(2 * layer + 2, |start, count| self.finish_layer(layer, start, count, scratch));
             member.meet();
         }
         let chunk = self.pairs.len().div_ceil(self.members).clamp(1, TILE);
@@ -208,14 +198,7 @@ impl Pass<'_> {
     ///
     /// # Safety
     /// `start` has `count` rows of `width`, readable up to the next multiple of 16; `whole` and `scales` have room for them.
-    unsafe fn operand(
-        &self,
-        start: *const u8,
-        count: usize,
-        width: usize,
-        whole: &Buffer<u8>,
-        scales: &Buffer<f32>,
-    ) -> Rows {
+    unsafe fn operand(&self, start: *const u8, count: usize, width: usize, whole: &Buffer<u8>, scales: &Buffer<f32>) -> Rows {
         if self.linear.format != Format::U8 {
             return Rows {
                 start,
@@ -240,32 +223,15 @@ impl Pass<'_> {
         let hidden = self.network.hidden;
         let (stride, bytes) = (3 * hidden, self.attention.format.bytes());
         // Of the last layer's queries only the first tokens' are needed.
-        let from = if layer + 1 == self.network.layers.len() {
-            hidden / TILE * TILE
-        } else {
-            0
-        };
+        let from = if layer + 1 == self.network.layers.len() { hidden / TILE * TILE } else { 0 };
         // SAFETY: the scratch was reserved for a block; the rows of `qkv` are this thread's.
         unsafe {
             let rows = self.operand(scratch.a.pointer(), count, hidden, &scratch.whole, &scratch.scales);
             let out = self.shared.qkv.pointer().add(start * stride * bytes);
             let dense = &self.network.layers[layer].qkv;
-            dense.product(
-                self.linear,
-                rows,
-                from,
-                &mut scratch.tile,
-                |tile, row, count, column, columns, bias| {
-                    (self.linear.rows.store)(
-                        tile,
-                        count,
-                        columns,
-                        bias,
-                        out.add((row * stride + column) * bytes),
-                        stride,
-                    );
-                },
-            );
+            dense.product(self.linear, rows, from, &mut scratch.tile, |tile, row, count, column, columns, bias| {
+                (self.linear.rows.store)(tile, count, columns, bias, out.add((row * stride + column) * bytes), stride);
+            });
         }
     }
 
@@ -294,19 +260,11 @@ impl Pass<'_> {
         let key_units = keys / per_unit;
         let (score, weigh) = (kernels.product(units), kernels.product(key_units));
         let (panels, values) = (scratch.keys.pointer(), scratch.values.pointer());
-        let (scores, powers, sums) = (
-            scratch.scores.pointer(),
-            scratch.powers.pointer(),
-            scratch.sums.as_mut_ptr(),
-        );
+        let (scores, powers, sums) = (scratch.scores.pointer(), scratch.powers.pointer(), scratch.sums.as_mut_ptr());
         let tile = scratch.tile.0.as_mut_ptr();
         // SAFETY: `qkv` has idle rows behind the last, so whole tiles can be read; the rest by this function's contract.
         unsafe {
-            let query = self
-                .shared
-                .qkv
-                .pointer()
-                .add((pair.start * stride + head * width) * bytes);
+            let query = self.shared.qkv.pointer().add((pair.start * stride + head * width) * bytes);
             let (key, value) = (query.add(hidden * bytes), query.add(2 * hidden * bytes));
             (kernels.rows.pack_keys)(key.cast(), stride / per_unit, pair.length, units, panels);
             (kernels.rows.pack_values)(value, stride, pair.length, width, values);
@@ -314,15 +272,7 @@ impl Pass<'_> {
                 let count = (pair.length - row).min(TILE);
                 let query = query.add(row * stride * bytes).cast();
                 for column in (0..keys).step_by(TILE) {
-                    score(
-                        query,
-                        stride / per_unit,
-                        panels.add(column * units),
-                        units,
-                        count,
-                        scores.add(column),
-                        keys,
-                    );
+                    score(query, stride / per_unit, panels.add(column * units), units, count, scores.add(column), keys);
                 }
                 (kernels.rows.softmax)(scores, count, pair.length, keys, self.factor(), powers, sums);
                 for column in (0..width).step_by(TILE) {
@@ -357,14 +307,7 @@ impl Pass<'_> {
     ///
     /// # Safety
     /// `count` rows of `context` and `x` are this thread's, and at most a block.
-    unsafe fn after_attention(
-        &self,
-        layer: &Layer,
-        context: *const u8,
-        x: *mut f32,
-        count: usize,
-        scratch: &mut Scratch,
-    ) {
+    unsafe fn after_attention(&self, layer: &Layer, context: *const u8, x: *mut f32, count: usize, scratch: &mut Scratch) {
         let (hidden, intermediate) = (self.network.hidden, self.network.intermediate);
         let (rows, bytes) = (&self.linear.rows, self.attention.format.bytes());
         let (a, y, up) = (scratch.a.pointer(), scratch.y.pointer(), scratch.up.pointer());
@@ -372,39 +315,21 @@ impl Pass<'_> {
         // SAFETY: the scratch was reserved for a block; tiles and their places lie inside it.
         unsafe {
             let operand = self.operand(context, count, hidden, whole, scales);
-            layer.attention_out.product(
-                self.linear,
-                operand,
-                0,
-                buffer,
-                |tile, row, count, column, columns, bias| {
-                    let at = row * hidden + column;
-                    (rows.add)(tile, count, columns, bias, x.add(at), hidden, y.add(at), hidden);
-                },
-            );
+            layer.attention_out.product(self.linear, operand, 0, buffer, |tile, row, count, column, columns, bias| {
+                let at = row * hidden + column;
+                (rows.add)(tile, count, columns, bias, x.add(at), hidden, y.add(at), hidden);
+            });
             self.layer_norm(y, count, &layer.attention_norm, a);
             let operand = self.operand(a, count, hidden, whole, scales);
-            layer.up.product(
-                self.linear,
-                operand,
-                0,
-                buffer,
-                |tile, row, count, column, columns, bias| {
-                    let out = up.add((row * intermediate + column) * bytes);
-                    (rows.activate)(tile, count, columns, bias, self.network.activation, out, intermediate);
-                },
-            );
+            layer.up.product(self.linear, operand, 0, buffer, |tile, row, count, column, columns, bias| {
+                let out = up.add((row * intermediate + column) * bytes);
+                (rows.activate)(tile, count, columns, bias, self.network.activation, out, intermediate);
+            });
             let operand = self.operand(up, count, intermediate, whole, scales);
-            layer.down.product(
-                self.linear,
-                operand,
-                0,
-                buffer,
-                |tile, row, count, column, columns, bias| {
-                    let at = row * hidden + column;
-                    (rows.add)(tile, count, columns, bias, y.add(at), hidden, x.add(at), hidden);
-                },
-            );
+            layer.down.product(self.linear, operand, 0, buffer, |tile, row, count, column, columns, bias| {
+                let at = row * hidden + column;
+                (rows.add)(tile, count, columns, bias, y.add(at), hidden, x.add(at), hidden);
+            });
             self.layer_norm(x, count, &layer.out_norm, a);
         }
     }
@@ -415,11 +340,7 @@ impl Pass<'_> {
         let (bytes, stride) = (self.attention.format.bytes(), 3 * hidden);
         let count = pairs.len();
         let Some(layer) = network.layers.last() else { return };
-        let (first, query, context) = (
-            scratch.first.pointer(),
-            scratch.query.pointer(),
-            scratch.context.pointer(),
-        );
+        let (first, query, context) = (scratch.first.pointer(), scratch.query.pointer(), scratch.context.pointer());
         // SAFETY: scratch was reserved for a tile of pairs; what was written by other threads was written before the last
         // meeting; logits of these pairs are this thread's.
         unsafe {
@@ -433,9 +354,7 @@ impl Pass<'_> {
                 let out = query.add((row * hidden + column) * bytes);
                 (self.linear.rows.store)(tile, count, columns, bias, out, hidden);
             };
-            network
-                .last_query
-                .product(self.linear, operand, 0, &mut scratch.tile, store);
+            network.last_query.product(self.linear, operand, 0, &mut scratch.tile, store);
             for (place, pair) in self.pairs[pairs.clone()].iter().enumerate() {
                 for head in 0..network.heads {
                     let at = place * hidden + head * width;
@@ -472,16 +391,10 @@ impl Pass<'_> {
         // SAFETY: `y` has room for a block, which is a tile at least.
         unsafe {
             let dense: &Dense = &self.network.head_dense;
-            dense.product(
-                self.exact,
-                operand,
-                0,
-                &mut scratch.tile,
-                |tile, row, count, column, columns, bias| {
-                    let to = pooled.add(row * hidden + column).cast();
-                    (self.exact.rows.activate)(tile, count, columns, bias, HiddenActivation::Tanh, to, hidden);
-                },
-            );
+            dense.product(self.exact, operand, 0, &mut scratch.tile, |tile, row, count, column, columns, bias| {
+                let to = pooled.add(row * hidden + column).cast();
+                (self.exact.rows.activate)(tile, count, columns, bias, HiddenActivation::Tanh, to, hidden);
+            });
             for row in 0..count {
                 let pooled = std::slice::from_raw_parts(pooled.add(row * hidden), hidden);
                 *out.add(row) = dot(pooled, &self.network.head_out) + self.network.head_out_bias;

@@ -82,10 +82,7 @@ unsafe fn each<S: Simd, O: Operand, E: Epilogue<S>>(
                 let mut whole = [O::Element::default(); TILE];
                 let mut at = 0;
                 while at < TILE {
-                    O::store(
-                        epilogue.apply(S::load(from.add(at)), row, at),
-                        whole.as_mut_ptr().add(at),
-                    );
+                    O::store(epilogue.apply(S::load(from.add(at)), row, at), whole.as_mut_ptr().add(at));
                     at += S::LANES;
                 }
                 std::ptr::copy_nonoverlapping(whole.as_ptr(), to, columns);
@@ -444,10 +441,7 @@ pub(super) unsafe fn dequantize<S: Simd>(
                 // The zero point of 128 has added 128 times the sum of the column's weights.
                 let sum = S::load_i32(tile.add(at).cast());
                 let shift = S::load_i32(column_sums.add(at)).mul(S::splat(128.0));
-                sum.sub(shift)
-                    .mul(scale)
-                    .mul(S::load(column_scales.add(at)))
-                    .store(tile.add(at));
+                sum.sub(shift).mul(scale).mul(S::load(column_scales.add(at))).store(tile.add(at));
                 at += S::LANES;
             }
         }
