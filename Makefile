@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clients gateway-check deploy-check images bench peers microbench guard guard-refresh overload soak build fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check deploy-check images workflow-check deny reproducible package bench peers microbench guard guard-refresh overload soak curves build fmt lint doctor reference model clean
 
 CARGO ?= cargo
 # Optimized, and without libtorch, NATS and what tests need: it is built within a minute.
@@ -35,6 +35,7 @@ test: setup ## set-up, format, lints, every test, the client on its own, the exp
 	$(CARGO) clippy --locked --no-default-features --features bench --lib --bin guard --bench micro -- -D warnings
 	$(GUARD)
 	tools/test-clients
+	tools/msrv
 
 clients: ## check and test the clients in other languages
 	@tools/setup libtorch nats-server
@@ -83,6 +84,23 @@ deploy-check: ## hold the files of deploy/ against schemas, each other and the p
 
 images: ## build the CPU image, try it over a real nats-server, bring deploy/compose up (a container engine, or root on Debian)
 	@deploy/images/run
+
+workflow-check: ## hold .github/workflows against actionlint, zizmor and this repository
+	@tools/check-workflow
+
+deny: ## hold the dependencies against deny.toml: licences, bans, sources, advisories (builds cargo-deny once: minutes)
+	@tools/deny
+
+reproducible: ## build what needs no libtorch twice, in different folders, and compare bit by bit (minutes)
+	@tools/reproducible --no-default-features --features gateway
+
+package: ## make the crate as it would be published, and build the client from it
+	$(CARGO) package --locked --no-default-features --features client
+
+curves: ## measure what docs/tuning.md says of each setting, and draw it (half an hour on a machine at rest)
+	@tools/setup
+	@$(CARGO) build --release --locked
+	@tools/curves
 
 build: ## the release program: target/release/nats-rerank
 	@tools/setup libtorch

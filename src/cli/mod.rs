@@ -8,10 +8,12 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod completions;
 mod config;
 mod flags;
 mod gateway;
 mod healthcheck;
+mod man;
 #[cfg(feature = "worker")]
 mod model;
 mod query;
@@ -166,6 +168,20 @@ enum Command {
     #[cfg(feature = "worker")]
     #[command(hide = true)]
     Rounds(rounds::Args),
+    /// Write a completion script for a shell.
+    #[command(after_help = format!(
+        "Examples:
+  nats-rerank completions bash > /usr/share/bash-completion/completions/nats-rerank
+  source <(nats-rerank completions bash)\n\n{EXIT_CODES}"
+    ))]
+    Completions(completions::Args),
+    /// Write manual pages.
+    #[command(after_help = format!(
+        "Examples:
+  nats-rerank man worker | man -l -
+  nats-rerank man --dir /usr/local/share/man/man1\n\n{EXIT_CODES}"
+    ))]
+    Man(man::Args),
 }
 
 /// Why a subcommand ended without success.
@@ -246,8 +262,8 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn run(command: Command, global: &Global) -> u8 {
-    let done = match command {
+fn run(asked: Command, global: &Global) -> u8 {
+    let done = match asked {
         #[cfg(feature = "worker")]
         Command::Worker(args) => worker::run(args, global),
         Command::Gateway(args) => gateway::run(args, global).map(|()| 0),
@@ -260,6 +276,8 @@ fn run(command: Command, global: &Global) -> u8 {
         Command::Config(args) => config::run(args, global).map(|()| 0),
         #[cfg(feature = "worker")]
         Command::Rounds(args) => rounds::run(args, global).map(|()| 0),
+        Command::Completions(args) => completions::run(&args, command()).map(|()| 0),
+        Command::Man(args) => man::run(&args, command()).map(|()| 0),
     };
     done.unwrap_or_else(fail)
 }
@@ -322,6 +340,8 @@ mod tests {
             #[cfg(feature = "worker")]
             ("model", "Look"),
             ("config", "Look"),
+            ("completions", "Write"),
+            ("man", "Write"),
         ] {
             let help = match parse(["nats-rerank", name, "--help"]) {
                 Err(error) => error.to_string(),
