@@ -6,7 +6,7 @@
 //! integers, copied, and the document's, written to their place at once. The tests hold all of this to
 //! `Tokenizer::encode((query, document), true)`.
 //!
-//! BERT's own kind of tokenizer has a fast path ([`wordpiece`](super::wordpiece)); the library does the rest.
+//! BERT's own kind of tokenizer has a fast path (`wordpiece`); the library does the rest.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
