@@ -137,7 +137,7 @@ pub struct WorkerFlags {
     /// auto, cpu, cuda, cuda:N or mps (model.device)
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
-    /// auto, fp32, fp16 or bf16 (model.precision)
+    /// auto, fp32, fp16, bf16 or int8 (model.precision)
     #[arg(long, value_name = "PRECISION")]
     pub precision: Option<String>,
 }

@@ -1,14 +1,10 @@
-//! Memory for vectors and tiles: aligned to a cache line, zeroed, and on huge pages where it is large.
+//! Memory for vectors and tiles: aligned to a cache line, and zeroed.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// A cache line, and the widest load.
 const ALIGN: usize = 64;
-/// What is at least this large is aligned to it, and the kernel is asked for huge pages: matrix products walk through
-/// memory in strides, and each small page would cost a look into the page tables.
-const HUGE_PAGE: usize = 2 << 20;
-
 /// Plain numbers that any bytes are a value of.
 ///
 /// # Safety
@@ -55,9 +51,6 @@ impl<T: Plain> Buffer<T> {
         let Some(start) = NonNull::new(start) else {
             handle_alloc_error(layout)
         };
-        if layout.size() >= HUGE_PAGE {
-            ask_for_huge_pages(start.as_ptr(), layout.size());
-        }
         Buffer {
             start: start.cast(),
             len,
@@ -65,10 +58,8 @@ impl<T: Plain> Buffer<T> {
     }
 
     fn layout(len: usize) -> Layout {
-        let bytes = len * size_of::<T>();
-        let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
         // As a vector would: a size beyond the address space cannot be served.
-        Layout::from_size_align(bytes, align).expect("a size that fits the address space")
+        Layout::from_size_align(len * size_of::<T>(), ALIGN).expect("a size that fits the address space")
     }
 
     /// At least `len` elements; what was there is lost if it has to grow.
@@ -106,15 +97,6 @@ impl<T: Plain> Drop for Buffer<T> {
     }
 }
 
-#[cfg(target_os = "linux")]
-fn ask_for_huge_pages(start: *mut u8, bytes: usize) {
-    // SAFETY: advice about memory of our own. Where it is not followed, all is as without.
-    unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
-}
-
-#[cfg(not(target_os = "linux"))]
-fn ask_for_huge_pages(_: *mut u8, _: usize) {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +110,7 @@ mod tests {
         assert_eq!(buffer.slice()[2], 1.0);
         buffer.reserve(1 << 20);
         assert_eq!((buffer.slice().len(), buffer.slice()[2]), (1 << 20, 0.0));
-        assert_eq!(buffer.pointer() as usize % HUGE_PAGE, 0);
+        assert_eq!(buffer.pointer() as usize % ALIGN, 0);
         assert_eq!(Buffer::<u16>::zeros(5).pointer() as usize % ALIGN, 0);
         assert!(Buffer::<u8>::empty().slice().is_empty());
     }

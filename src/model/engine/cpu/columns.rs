@@ -14,10 +14,13 @@ use super::steps::Part;
 /// Phases of a layer in which something is taken.
 pub(super) const PHASES: usize = 6;
 
+/// From so many tiles of rows on, what each thread does for itself costs more than idle threads do.
+const TILES_MAX: usize = 8;
+
 impl Pass<'_> {
     /// Whether columns are shared out: `tokens` in `pairs` by `members` threads.
     pub(super) fn wants_columns(tokens: usize, pairs: usize, members: usize) -> bool {
-        members > 1 && tokens.div_ceil(TILE) < members && pairs <= TILE
+        members > 1 && tokens.div_ceil(TILE) < members.min(TILES_MAX) && pairs <= TILE
     }
 
     /// This member's part.
