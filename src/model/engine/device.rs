@@ -205,9 +205,9 @@ fn flags_name_bf16(cpuinfo: &str) -> bool {
         .is_some_and(|line| line.split_whitespace().any(|flag| flag == "bf16"))
 }
 
-/// Whether libtorch's bf16 layers can be used on this CPU: see [`amx_cap`].
-pub(super) fn libtorch_has_bf16() -> bool {
-    amx_cap().is_none_or(|(name, _)| std::env::var_os(name).is_some())
+/// What [`amx_cap`] asks for and this process was not given: libtorch's bf16 layers must not be used.
+pub(super) fn missing_amx_cap() -> Option<(&'static str, &'static str)> {
+    amx_cap().filter(|(name, _)| std::env::var_os(name).is_none())
 }
 
 /// The environment variable that keeps oneDNN (inside libtorch) from AMX, and its value, where oneDNN would fail with it.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::cores::physical_cores;
 #[cfg(target_arch = "x86_64")]
-use super::cpu::{Native, Numbers};
-use super::device::{Device, Precision, amx_cap, choose_device, choose_precision, libtorch_has_bf16};
+use super::cpu::Native;
+use super::device::{Device, Precision, choose_device, choose_precision, missing_amx_cap};
 use super::encoder::Encoder;
 use super::layout::Layout;
 use super::memory::{DeviceMemory, MemoryMeter};
@@ -75,8 +75,7 @@ impl Forward {
     ) -> Result<Forward, ModelError> {
         #[cfg(target_arch = "x86_64")]
         if device == Device::Cpu
-            && let Some(numbers) = Numbers::of(precision)
-            && let Some(native) = Native::load(spec, weights, numbers, settings.kernels, threads(settings))?
+            && let Some(native) = Native::load(spec, weights, precision, settings.kernels, threads(settings))?
         {
             return Ok(Forward::Native(Box::new(native)));
         }
@@ -90,8 +89,10 @@ impl Forward {
                 ),
             });
         }
-        if device == Device::Cpu && precision == Precision::Bf16 && !libtorch_has_bf16() {
-            let (name, value) = amx_cap().unwrap_or_default();
+        if device == Device::Cpu
+            && precision == Precision::Bf16
+            && let Some((name, value)) = missing_amx_cap()
+        {
             return Err(ModelError::Device {
                 device: device.to_string(),
                 reason: format!(

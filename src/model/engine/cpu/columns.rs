@@ -6,7 +6,8 @@
 
 use super::crew::Member;
 use super::kernels::TILE;
-use super::panels::Dense;
+use super::network::Norm;
+use super::panels::{Dense, Rows};
 use super::pass::Pass;
 use super::scratch::Scratch;
 use super::steps::Part;
@@ -41,14 +42,9 @@ impl Pass<'_> {
         let mut count = self.tokens;
         for (index, layer) in network.layers.iter().enumerate() {
             let phase = PHASES * index;
-            let wanted = self.wanted_qkv(index);
-            self.each_panel(phase, &layer.qkv, wanted.start, |columns| unsafe {
-                let rows = self.operand(scratch.a.pointer(), count, hidden, &scratch.whole, &scratch.scales);
-                let part = Part {
-                    dense: &layer.qkv,
-                    rows,
-                    columns,
-                };
+            let from = self.wanted_qkv(index).start;
+            let rows = unsafe { self.operand(scratch.a.pointer(), count, hidden, scratch) };
+            self.each_panel(phase, &layer.qkv, from, rows, |part| unsafe {
                 self.store(part, &mut scratch.tile, self.shared.qkv.pointer(), 3 * hidden);
             });
             if index == last {
@@ -66,49 +62,23 @@ impl Pass<'_> {
                 self.attention(phase + 2, scratch);
             }
             member.meet();
-            self.each_panel(phase + 3, &layer.attention_out, 0, |columns| unsafe {
-                let context = self.shared.context.pointer();
-                let rows = self.operand(context, count, hidden, &scratch.whole, &scratch.scales);
-                let part = Part {
-                    dense: &layer.attention_out,
-                    rows,
-                    columns,
-                };
+            let rows = unsafe { self.operand(self.shared.context.pointer(), count, hidden, scratch) };
+            self.each_panel(phase + 3, &layer.attention_out, 0, rows, |part| unsafe {
                 self.add(part, &mut scratch.tile, scratch.y.pointer(), self.shared.x.pointer());
             });
             member.meet();
-            unsafe {
-                std::ptr::copy_nonoverlapping(self.shared.x.pointer(), scratch.y.pointer(), count * hidden);
-                self.layer_norm(scratch.y.pointer(), count, &layer.attention_norm, scratch.a.pointer());
-            }
-            self.each_panel(phase + 4, &layer.up, 0, |columns| unsafe {
-                let rows = self.operand(scratch.a.pointer(), count, hidden, &scratch.whole, &scratch.scales);
-                self.activate(
-                    Part {
-                        dense: &layer.up,
-                        rows,
-                        columns,
-                    },
-                    &mut scratch.tile,
-                    self.shared.up.pointer(),
-                );
+            self.take_sums(count, &layer.attention_norm, scratch);
+            let rows = unsafe { self.operand(scratch.a.pointer(), count, hidden, scratch) };
+            self.each_panel(phase + 4, &layer.up, 0, rows, |part| unsafe {
+                self.activate(part, &mut scratch.tile, self.shared.up.pointer());
             });
             member.meet();
-            self.each_panel(phase + 5, &layer.down, 0, |columns| unsafe {
-                let up = self.shared.up.pointer();
-                let rows = self.operand(up, count, network.intermediate, &scratch.whole, &scratch.scales);
-                let part = Part {
-                    dense: &layer.down,
-                    rows,
-                    columns,
-                };
+            let rows = unsafe { self.operand(self.shared.up.pointer(), count, network.intermediate, scratch) };
+            self.each_panel(phase + 5, &layer.down, 0, rows, |part| unsafe {
                 self.add(part, &mut scratch.tile, scratch.y.pointer(), self.shared.x.pointer());
             });
             member.meet();
-            unsafe {
-                std::ptr::copy_nonoverlapping(self.shared.x.pointer(), scratch.y.pointer(), count * hidden);
-                self.layer_norm(scratch.y.pointer(), count, &layer.out_norm, scratch.a.pointer());
-            }
+            self.take_sums(count, &layer.out_norm, scratch);
         }
         if member.index == 0 {
             unsafe {
@@ -131,20 +101,32 @@ impl Pass<'_> {
             std::ptr::copy_nonoverlapping(first, y, count * hidden);
             (self.linear.rows.convert)(first, count * hidden, scratch.a.pointer());
         }
-        let dense = &self.network.last_query;
-        self.each_panel(phase, dense, 0, |columns| unsafe {
-            let rows = self.operand(scratch.a.pointer(), count, hidden, &scratch.whole, &scratch.scales);
-            let part = Part { dense, rows, columns };
+        let rows = unsafe { self.operand(scratch.a.pointer(), count, hidden, scratch) };
+        self.each_panel(phase, &self.network.last_query, 0, rows, |part| unsafe {
             self.store(part, &mut scratch.tile, self.shared.query.pointer(), hidden);
         });
     }
 
-    /// Takes panels of a layer from the column `from` on.
-    fn each_panel(&self, phase: usize, dense: &Dense, from: usize, mut work: impl FnMut(std::ops::Range<usize>)) {
+    /// What all threads have added up together, normalised, for this thread: in `scratch.y`, and as an operand in `scratch.a`.
+    fn take_sums(&self, count: usize, norm: &Norm, scratch: &Scratch) {
+        // SAFETY: as above.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.shared.x.pointer(),
+                scratch.y.pointer(),
+                count * self.network.hidden,
+            );
+            self.layer_norm(scratch.y.pointer(), count, norm, scratch.a.pointer());
+        }
+    }
+
+    /// Takes panels of a layer from the column `from` on, for these rows.
+    fn each_panel<'a>(&self, phase: usize, dense: &'a Dense, from: usize, rows: Rows, mut work: impl FnMut(Part<'a>)) {
         let end = dense.all().end;
         self.each(phase, (end - from).div_ceil(TILE), |index| {
             let column = from + index * TILE;
-            work(column..(column + TILE).min(end));
+            let columns = column..(column + TILE).min(end);
+            work(Part { dense, rows, columns });
         });
     }
 }

@@ -41,31 +41,13 @@ use crate::model::ModelError;
 use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
 
-/// In which number format the dense layers compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Numbers {
-    Fp32,
-    Bf16,
-    Int8,
-}
-
-impl Numbers {
-    /// `None`: not served by these kernels.
-    pub(super) fn of(precision: Precision) -> Option<Numbers> {
-        match precision {
-            Precision::Fp32 => Some(Numbers::Fp32),
-            Precision::Bf16 => Some(Numbers::Bf16),
-            Precision::Int8 => Some(Numbers::Int8),
-            Precision::Fp16 => None,
-        }
-    }
-
-    fn format(self) -> Format {
-        match self {
-            Numbers::Fp32 => Format::F32,
-            Numbers::Bf16 => Format::Bf16,
-            Numbers::Int8 => Format::U8,
-        }
+/// What the dense layers' operands are made of; `None`: these kernels do not serve it.
+fn format(precision: Precision) -> Option<Format> {
+    match precision {
+        Precision::Fp32 => Some(Format::F32),
+        Precision::Bf16 => Some(Format::Bf16),
+        Precision::Int8 => Some(Format::U8),
+        Precision::Fp16 => None,
     }
 }
 
@@ -91,25 +73,25 @@ pub(super) struct Native {
 
 impl Native {
     /// Reads and packs the weights, and starts the threads. `None` where the kernels chosen, or this CPU, cannot
-    /// compute this model in this format.
+    /// compute this model in this precision.
     pub(super) fn load(
         spec: &ModelSpec,
         weights: &Weights,
-        numbers: Numbers,
+        precision: Precision,
         kernels: KernelsChoice,
         threads: usize,
     ) -> Result<Option<Native>, ModelError> {
-        let Some(isa) = Isa::chosen(kernels).filter(|_| Network::fits(spec)) else {
+        let (Some(isa), Some(dense)) = (Isa::chosen(kernels), format(precision)) else {
             return Ok(None);
         };
-        let inside = if numbers == Numbers::Fp32 {
+        let inside = if dense == Format::F32 {
             Format::F32
         } else {
             Format::Bf16
         };
         let choose = |format| Kernels::choose(isa, format);
-        let (Some(linear), Some(attention), Some(exact)) =
-            (choose(numbers.format()), choose(inside), choose(Format::F32))
+        let (Some(linear), Some(attention), Some(exact), true) =
+            (choose(dense), choose(inside), choose(Format::F32), Network::fits(spec))
         else {
             return Ok(None);
         };

@@ -154,13 +154,7 @@ impl Pass<'_> {
         let (stride, bytes) = (3 * self.network.hidden, self.attention.format.bytes());
         // SAFETY: the scratch was reserved for a block; the rows of `qkv` are this thread's.
         unsafe {
-            let rows = self.operand(
-                scratch.a.pointer(),
-                count,
-                self.network.hidden,
-                &scratch.whole,
-                &scratch.scales,
-            );
+            let rows = self.operand(scratch.a.pointer(), count, self.network.hidden, scratch);
             let part = Part {
                 dense: &self.network.layers[layer].qkv,
                 rows,
@@ -280,16 +274,15 @@ impl Pass<'_> {
     ) {
         let (hidden, intermediate) = (self.network.hidden, self.network.intermediate);
         let (a, y, up) = (scratch.a.pointer(), scratch.y.pointer(), scratch.up.pointer());
-        let (whole, scales, tile) = (&scratch.whole, &scratch.scales, &mut scratch.tile);
         // SAFETY: the scratch was reserved for a block; tiles and their places lie inside it.
         unsafe {
-            let operand = self.operand(context, count, hidden, whole, scales);
-            self.add(Part::whole(&layer.attention_out, operand), tile, x, y);
+            let operand = self.operand(context, count, hidden, scratch);
+            self.add(Part::whole(&layer.attention_out, operand), &mut scratch.tile, x, y);
             self.layer_norm(y, count, &layer.attention_norm, a);
-            let operand = self.operand(a, count, hidden, whole, scales);
-            self.activate(Part::whole(&layer.up, operand), tile, up);
-            let operand = self.operand(up, count, intermediate, whole, scales);
-            self.add(Part::whole(&layer.down, operand), tile, y, x);
+            let operand = self.operand(a, count, hidden, scratch);
+            self.activate(Part::whole(&layer.up, operand), &mut scratch.tile, up);
+            let operand = self.operand(up, count, intermediate, scratch);
+            self.add(Part::whole(&layer.down, operand), &mut scratch.tile, y, x);
             self.layer_norm(x, count, &layer.out_norm, a);
         }
     }
@@ -312,7 +305,7 @@ impl Pass<'_> {
                 std::ptr::copy_nonoverlapping(x, first.add(place * hidden), hidden);
             }
             (self.linear.rows.convert)(first, count * hidden, scratch.a.pointer());
-            let operand = self.operand(scratch.a.pointer(), count, hidden, &scratch.whole, &scratch.scales);
+            let operand = self.operand(scratch.a.pointer(), count, hidden, scratch);
             self.store(
                 Part::whole(&network.last_query, operand),
                 &mut scratch.tile,

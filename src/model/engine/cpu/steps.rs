@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::buffer::Buffer;
 use super::kernels::Format;
 use super::network::Norm;
 use super::panels::{Dense, Rows, Tile};
 use super::pass::Pass;
+use super::scratch::Scratch;
 
 /// Some columns of a dense layer for some rows.
 #[derive(Clone)]
@@ -111,15 +111,9 @@ impl Pass<'_> {
     /// Rows in the format of the row kernels as an operand of a dense layer.
     ///
     /// # Safety
-    /// `start` has `count` rows of `width`, readable up to the next multiple of 16; `whole` and `scales` have room for them.
-    pub(super) unsafe fn operand(
-        &self,
-        start: *const u8,
-        count: usize,
-        width: usize,
-        whole: &Buffer<u8>,
-        scales: &Buffer<f32>,
-    ) -> Rows {
+    /// `start` has `count` rows of `width`, readable up to the next multiple of 16; the scratch was reserved for as many.
+    pub(super) unsafe fn operand(&self, start: *const u8, count: usize, width: usize, scratch: &Scratch) -> Rows {
+        let (whole, scales) = (scratch.whole.pointer(), scratch.scales.pointer());
         if self.linear.format != Format::U8 {
             return Rows {
                 start,
@@ -128,11 +122,11 @@ impl Pass<'_> {
             };
         }
         // SAFETY: the caller's promise.
-        unsafe { super::avx512::QUANTIZE(start, count, width, whole.pointer(), scales.pointer()) };
+        unsafe { super::avx512::QUANTIZE(start, count, width, whole, scales) };
         Rows {
-            start: whole.pointer(),
+            start: whole,
             count,
-            scales: scales.pointer(),
+            scales,
         }
     }
 }
