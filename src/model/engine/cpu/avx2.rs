@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 
+use super::formats::{F32, Written};
 use super::kernels::{Product, RowKernels, TILE};
 use super::row_kernels;
-use super::rows::{self, F32};
+use super::rows;
 
 pub(super) const PRODUCT: Product = product;
 pub(super) const ROWS: RowKernels = f32_rows::ROWS;
@@ -13,7 +14,7 @@ row_kernels!(
     f32_rows,
     __m256,
     F32,
-    f32,
+    F32,
     "avx2,fma",
     super::pack_keys,
     super::pack_values

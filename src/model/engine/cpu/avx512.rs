@@ -2,14 +2,16 @@
 
 use std::arch::x86_64::*;
 
+use super::formats::{Bf16, F32, Split, Written};
 use super::kernels::{Dequantize, Product, Quantize, RowKernels, TILE};
 use super::row_kernels;
-use super::rows::{self, Bf16, F32};
+use super::rows;
 
 pub(super) const PRODUCT_F32: Product = product_f32;
 pub(super) const PRODUCT_BF16: Product = product_bf16;
 pub(super) const PRODUCT_U8: Product = product_u8;
 pub(super) const ROWS_F32: RowKernels = f32_rows::ROWS;
+pub(super) const ROWS_SPLIT: RowKernels = split_rows::ROWS;
 pub(super) const ROWS_BF16: RowKernels = bf16_rows::ROWS;
 pub(super) const QUANTIZE: Quantize = quantize;
 pub(super) const DEQUANTIZE: Dequantize = dequantize;
@@ -128,8 +130,17 @@ row_kernels!(
     f32_rows,
     __m512,
     F32,
-    f32,
+    F32,
     "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma",
+    super::pack_keys,
+    super::pack_values_f32
+);
+row_kernels!(
+    split_rows,
+    __m512,
+    F32,
+    Split,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma",
     super::pack_keys,
     super::pack_values_f32
 );
@@ -137,7 +148,7 @@ row_kernels!(
     bf16_rows,
     __m512,
     Bf16,
-    u16,
+    Bf16,
     "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma",
     super::pack_keys,
     super::pack_values_bf16

@@ -62,7 +62,7 @@ impl Pass<'_> {
                 self.attention(phase + 2, scratch);
             }
             member.meet();
-            let rows = unsafe { self.operand(self.shared.context.pointer(), count, hidden, scratch) };
+            let rows = unsafe { self.attended(self.shared.context.pointer(), count, scratch) };
             self.each_panel(phase + 3, &layer.attention_out, 0, rows, |part| unsafe {
                 self.add(part, &mut scratch.tile, scratch.y.pointer(), self.shared.x.pointer());
             });

@@ -2,7 +2,7 @@
 //!
 //! All matrix products have one shape: up to [`TILE`] rows of an operand against a panel of [`TILE`] columns, into a tile of
 //! f32 that stays in the first-level cache. A second function then does with the tile what follows (bias, activation,
-//! residual). An operand is a row of 32-bit units, each one f32, two bf16 or four u8; a panel holds, for each unit, the
+//! residual). An operand is a row of 32-bit units, each one f32, two bf16 or four u8 (three units are two split f32); a panel holds, for each unit, the
 //! [`TILE`] columns' weights side by side. That is how AMX, `vdpbf16ps` and `vpdpbusd` all want them, so packed weights serve
 //! any of them. Each element of a tile is the sum over its own row and column in one order, whatever lies around it: a
 //! pair's logit does not depend on its batch, to the last bit.
@@ -14,10 +14,16 @@ use crate::model::spec::HiddenActivation;
 /// Rows and columns of a tile at most, and columns of a panel.
 pub(super) const TILE: usize = 32;
 
+/// Elements of a run of [`Format::Split`]: one row of an AMX tile.
+pub(super) const SPLIT_RUN: usize = 32;
+
 /// What the operands of matrix products are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     F32,
+    /// f32 as the sum of three bf16: high, middle and low, each what the ones before it leave, which is exact. Rows are runs of
+    /// [`SPLIT_RUN`] elements, of which first all high parts stand, then the middle ones, then the low ones. AMX alone.
+    Split,
     Bf16,
     /// Unsigned bytes with a zero point of 128 and a scale for each row; the weights are signed bytes with a scale for
     /// each column.
@@ -28,14 +34,15 @@ impl Format {
     pub(super) fn bytes(self) -> usize {
         match self {
             Format::F32 => 4,
+            Format::Split => 6,
             Format::Bf16 => 2,
             Format::U8 => 1,
         }
     }
 
-    /// Elements of a 32-bit unit.
-    pub(super) fn per_unit(self) -> usize {
-        4 / self.bytes()
+    /// 32-bit units of so many elements, which are a whole number of them.
+    pub(super) fn units(self, elements: usize) -> usize {
+        elements * self.bytes() / 4
     }
 }
 
@@ -43,8 +50,9 @@ impl Format {
 /// behind `a` and `out` reaches to the next multiple of 16), tile (f32, or i32 for u8 operands), its row stride.
 pub(super) type Product = unsafe fn(*const u32, usize, *const u32, usize, usize, *mut f32, usize);
 
-/// Kernels over rows and tiles; strides are in elements, tiles have a row stride of [`TILE`]. `out` is in the operand format
-/// of the table.
+/// Kernels over rows and tiles; strides are in elements, tiles have a row stride of [`TILE`]. Where `out` is bytes, it is in the
+/// table's format; what `activate`, `layer_norm` and `convert` write is read by dense layers alone and may have its own
+/// (`Kernels::between`).
 #[derive(Clone, Copy)]
 pub(super) struct RowKernels {
     /// tile, rows, columns, bias, out, stride: `out = tile + bias`.
@@ -85,6 +93,8 @@ pub(super) struct Kernels {
     pub(super) isa: Isa,
     /// Of operands, that is of activations and weights.
     pub(super) format: Format,
+    /// Of what the row kernels write for the next dense layer; [`Format::U8`] operands are made of it by [`Quantize`].
+    pub(super) between: Format,
     product: Product,
     /// For operands whose units are a multiple of [`AMX_UNITS`].
     product_amx: Option<Product>,
@@ -100,9 +110,10 @@ impl Kernels {
         let (product, rows) = match (format, isa) {
             (Format::F32, Isa::Avx2) => (avx2::PRODUCT, avx2::ROWS),
             (Format::F32, _) => (avx512::PRODUCT_F32, avx512::ROWS_F32),
+            (Format::Split, Isa::Amx) => (amx::PRODUCT_SPLIT, avx512::ROWS_SPLIT),
             (Format::Bf16, Isa::Avx512Bf16 | Isa::Amx) => (avx512::PRODUCT_BF16, avx512::ROWS_BF16),
             (Format::U8, Isa::Avx512Bf16 | Isa::Amx) => (avx512::PRODUCT_U8, avx512::ROWS_BF16),
-            (Format::Bf16 | Format::U8, Isa::Avx2 | Isa::Avx512) => return None,
+            (Format::Split, _) | (Format::Bf16 | Format::U8, Isa::Avx2 | Isa::Avx512) => return None,
         };
         let product_amx = match (format, isa) {
             (Format::Bf16, Isa::Amx) => Some(amx::PRODUCT_BF16),
@@ -111,11 +122,12 @@ impl Kernels {
         };
         let isa = match format {
             Format::F32 => isa.min(Isa::Avx512),
-            Format::Bf16 | Format::U8 => isa,
+            Format::Split | Format::Bf16 | Format::U8 => isa,
         };
         Some(Kernels {
             isa,
             format,
+            between: if format == Format::U8 { Format::Bf16 } else { format },
             product,
             product_amx,
             rows,

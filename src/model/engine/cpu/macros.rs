@@ -1,8 +1,8 @@
 //! Makes the table of row kernels for one instruction set and number format out of the generic functions of `rows`.
 
-/// `module, vector, format, its element, instruction sets, pack_keys, pack_values`: a module with `ROWS`.
+/// `module, vector, format, format between dense layers, instruction sets, pack_keys, pack_values`: a module with `ROWS`.
 macro_rules! row_kernels {
-    ($module:ident, $vector:ty, $format:ty, $element:ty, $features:literal, $pack_keys:path, $pack_values:path) => {
+    ($module:ident, $vector:ty, $format:ty, $between:ty, $features:literal, $pack_keys:path, $pack_values:path) => {
         /// # Safety
         /// All functions: the instruction sets named, and what `kernels::RowKernels` says.
         #[allow(clippy::too_many_arguments)]
@@ -11,7 +11,7 @@ macro_rules! row_kernels {
             use super::*;
             use crate::model::spec::HiddenActivation;
 
-            const EXACT: bool = <$format as rows::Operand>::EXACT;
+            const EXACT: bool = <$between as Written>::EXACT;
 
             pub(super) const ROWS: RowKernels = RowKernels {
                 store,
@@ -29,7 +29,7 @@ macro_rules! row_kernels {
 
             #[target_feature(enable = $features)]
             unsafe fn store(t: *const f32, rows: usize, columns: usize, bias: *const f32, out: *mut u8, stride: usize) {
-                unsafe { rows::store::<$vector, $format>(t, rows, columns, bias, out.cast::<$element>(), stride) }
+                unsafe { rows::store::<$vector, $format>(t, rows, columns, bias, out.cast(), stride) }
             }
 
             #[target_feature(enable = $features)]
@@ -42,8 +42,8 @@ macro_rules! row_kernels {
                 out: *mut u8,
                 stride: usize,
             ) {
-                let out = out.cast::<$element>();
-                unsafe { rows::activate::<$vector, $format, EXACT>(t, rows, columns, bias, activation, out, stride) }
+                let out = out.cast();
+                unsafe { rows::activate::<$vector, $between, EXACT>(t, rows, columns, bias, activation, out, stride) }
             }
 
             #[target_feature(enable = $features)]
@@ -70,13 +70,12 @@ macro_rules! row_kernels {
                 epsilon: f32,
                 out: *mut u8,
             ) {
-                let out = out.cast::<$element>();
-                unsafe { rows::layer_norm::<$vector, $format>(x, rows, width, weight, bias, epsilon, out) }
+                unsafe { rows::layer_norm::<$vector, $between>(x, rows, width, weight, bias, epsilon, out.cast()) }
             }
 
             #[target_feature(enable = $features)]
             unsafe fn convert(x: *const f32, count: usize, out: *mut u8) {
-                unsafe { rows::convert::<$vector, $format>(x, count, out.cast::<$element>()) }
+                unsafe { rows::convert::<$vector, $between>(x, count, out.cast()) }
             }
 
             #[target_feature(enable = $features)]
@@ -95,8 +94,7 @@ macro_rules! row_kernels {
                 out: *mut u8,
                 sums: *mut f32,
             ) {
-                let out = out.cast::<$element>();
-                unsafe { rows::softmax::<$vector, $format>(scores, rows, keys, stride, factor, out, sums) }
+                unsafe { rows::softmax::<$vector, $format>(scores, rows, keys, stride, factor, out.cast(), sums) }
             }
 
             #[target_feature(enable = $features)]
@@ -108,7 +106,7 @@ macro_rules! row_kernels {
                 out: *mut u8,
                 stride: usize,
             ) {
-                unsafe { rows::scale::<$vector, $format>(t, rows, columns, factors, out.cast::<$element>(), stride) }
+                unsafe { rows::scale::<$vector, $format>(t, rows, columns, factors, out.cast(), stride) }
             }
 
             #[target_feature(enable = $features)]

@@ -1,7 +1,7 @@
 //! The model's weights as the kernels want them.
 
 use super::buffer::Buffer;
-use super::kernels::{Format, Kernels};
+use super::kernels::{Format, Kernels, SPLIT_RUN};
 use super::panels::{Dense, bf16};
 use crate::model::ModelError;
 use crate::model::spec::{HiddenActivation, ModelSpec};
@@ -67,6 +67,11 @@ impl Network {
         spec.hidden.is_multiple_of(LANES)
             && spec.intermediate.is_multiple_of(LANES)
             && (spec.hidden / spec.heads).is_multiple_of(LANES)
+    }
+
+    /// Whether all widths are whole runs of [`Format::Split`].
+    pub(super) fn fits_split(spec: &ModelSpec) -> bool {
+        spec.hidden.is_multiple_of(SPLIT_RUN) && spec.intermediate.is_multiple_of(SPLIT_RUN)
     }
 
     /// Reads the weights. `attention`: the kernels whose format embeddings and attention are in.
@@ -222,7 +227,7 @@ impl Source<'_> {
                 bytes[at..at + 2].copy_from_slice(&bf16(x).to_ne_bytes());
                 at += 2;
             }
-            Format::F32 | Format::U8 => {
+            Format::F32 | Format::Split | Format::U8 => {
                 bytes[at..at + 4].copy_from_slice(&x.to_ne_bytes());
                 at += 4;
             }

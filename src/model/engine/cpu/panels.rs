@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::buffer::Buffer;
-use super::kernels::{Dequantize, Format, Kernels, TILE};
+use super::kernels::{Dequantize, Format, Kernels, SPLIT_RUN, TILE};
 
 /// `y = x · weightᵀ + bias` for `[columns, width]` weights.
 pub(super) struct Dense {
@@ -48,7 +48,7 @@ impl Dense {
     pub(super) fn pack(weight: &[f32], bias: &[f32], format: Format) -> Dense {
         let columns = bias.len();
         let width = weight.len() / columns.max(1);
-        let (per_unit, units) = (format.per_unit(), width / format.per_unit());
+        let units = format.units(width);
         let padded = columns.next_multiple_of(TILE);
         let mut panels = Buffer::<u32>::zeros(padded * units);
         let mut bias_padded = Buffer::zeros(padded);
@@ -60,17 +60,20 @@ impl Dense {
         for (column, row) in weight.chunks_exact(width).enumerate() {
             let panel = &mut panels.slice_mut()[column / TILE * units * TILE..][..units * TILE];
             let places = panel.iter_mut().skip(column % TILE).step_by(TILE);
-            let chunks = row.chunks_exact(per_unit);
             match format {
                 Format::F32 => places.zip(row).for_each(|(place, x)| *place = x.to_bits()),
-                Format::Bf16 => places.zip(chunks).for_each(|(place, pair)| {
-                    *place = u32::from(bf16(pair[0])) | u32::from(bf16(pair[1])) << 16;
+                Format::Split => {
+                    let runs = row.chunks_exact(SPLIT_RUN);
+                    places.zip(runs.flat_map(split)).for_each(|(place, unit)| *place = unit);
+                }
+                Format::Bf16 => places.zip(row.as_chunks::<2>().0).for_each(|(place, pair)| {
+                    *place = unit(bf16(pair[0]), bf16(pair[1]));
                 }),
                 Format::U8 => {
                     let most = row.iter().fold(f32::MIN_POSITIVE, |most, x| most.max(x.abs()));
                     let whole = |x: f32| (x * (127.0 / most)).round_ties_even() as i8;
-                    places.zip(chunks).for_each(|(place, four)| {
-                        *place = u32::from_le_bytes([0, 1, 2, 3].map(|at| whole(four[at]) as u8));
+                    places.zip(row.as_chunks::<4>().0).for_each(|(place, four)| {
+                        *place = u32::from_le_bytes(four.map(|x| whole(x) as u8));
                     });
                     if let Some(scales) = &mut scales {
                         scales.columns.slice_mut()[column] = most / 127.0;
@@ -138,6 +141,27 @@ impl Dense {
     }
 }
 
+fn unit(even: u16, odd: u16) -> u32 {
+    u32::from(even) | u32::from(odd) << 16
+}
+
+/// A run's units: see [`Format::Split`].
+fn split(run: &[f32]) -> [u32; 3 * SPLIT_RUN / 2] {
+    let mut units = [0; 3 * SPLIT_RUN / 2];
+    let mut rest = [0f32; SPLIT_RUN];
+    rest.copy_from_slice(run);
+    for part in units.chunks_exact_mut(SPLIT_RUN / 2) {
+        for (place, pair) in part.iter_mut().zip(rest.as_chunks_mut::<2>().0) {
+            let rounded = pair.map(bf16);
+            *place = unit(rounded[0], rounded[1]);
+            for (x, rounded) in pair.iter_mut().zip(rounded) {
+                *x -= f32::from_bits(u32::from(rounded) << 16);
+            }
+        }
+    }
+    units
+}
+
 /// Rounded to bf16, to the nearest even; not a number stays so.
 pub(super) fn bf16(x: f32) -> u16 {
     let bits = x.to_bits();
@@ -145,4 +169,52 @@ pub(super) fn bf16(x: f32) -> u16 {
         return (bits >> 16) as u16 | 0x40;
     }
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_number_is_the_sum_of_its_parts() {
+        let mut state = 7u32;
+        let mut run = [0f32; SPLIT_RUN];
+        for _ in 0..1000 {
+            for x in &mut run {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // All 24 bits of any fraction, large and small; far smaller ones have lowest parts that bf16 does not hold.
+                *x = state as i32 as f32 * 2f32.powi((state % 120) as i32 - 90);
+            }
+            let units = split(&run);
+            for (index, &x) in run.iter().enumerate() {
+                let part = |place: usize| {
+                    let unit = units[place * SPLIT_RUN / 2 + index / 2];
+                    f32::from_bits(unit >> (16 * (index % 2)) << 16)
+                };
+                assert_eq!(part(0) + (part(1) + part(2)), x, "{x:e}");
+                assert!(
+                    (x - part(0)).abs() <= x.abs() / 256.0,
+                    "{x:e} begins with {:e}",
+                    part(0)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn row_kernels_split_as_packing_does() {
+        let Some(kernels) = Kernels::choose(super::super::isa::Isa::Amx, Format::Split) else {
+            panic!("there are kernels for it")
+        };
+        if super::super::isa::Isa::best() != Some(super::super::isa::Isa::Amx) {
+            println!("NOT CHECKED: this CPU has no AMX");
+            return;
+        }
+        let run: Vec<f32> = (0..2 * SPLIT_RUN).map(|at| (at as f32 - 31.3).powi(3) / 7.0).collect();
+        let mut out = vec![0u32; Format::Split.units(run.len())];
+        // SAFETY: this CPU has the instruction sets; two whole runs in, two out.
+        unsafe { (kernels.rows.convert)(run.as_ptr(), run.len(), out.as_mut_ptr().cast()) };
+        let expected: Vec<u32> = run.chunks_exact(SPLIT_RUN).flat_map(split).collect();
+        assert_eq!(out, expected);
+    }
 }

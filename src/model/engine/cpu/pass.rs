@@ -196,9 +196,8 @@ impl Pass<'_> {
     unsafe fn attend(&self, pair: Pair, head: usize, scratch: &mut Scratch) {
         let (hidden, width) = (self.network.hidden, self.network.head_size());
         let (kernels, format) = (self.attention, self.attention.format);
-        let (bytes, per_unit, stride) = (format.bytes(), format.per_unit(), 3 * hidden);
-        let (units, keys) = (width / per_unit, pair.length.next_multiple_of(TILE));
-        let key_units = keys / per_unit;
+        let (bytes, stride, keys) = (format.bytes(), 3 * hidden, pair.length.next_multiple_of(TILE));
+        let (units, key_units, unit_stride) = (format.units(width), format.units(keys), format.units(stride));
         let (score, weigh) = (kernels.product(units), kernels.product(key_units));
         let (panels, values) = (scratch.keys.pointer(), scratch.values.pointer());
         let (scores, powers, sums) = (
@@ -215,7 +214,7 @@ impl Pass<'_> {
                 .pointer()
                 .add((pair.start * stride + head * width) * bytes);
             let (key, value) = (query.add(hidden * bytes), query.add(2 * hidden * bytes));
-            (kernels.rows.pack_keys)(key.cast(), stride / per_unit, pair.length, units, panels);
+            (kernels.rows.pack_keys)(key.cast(), unit_stride, pair.length, units, panels);
             (kernels.rows.pack_values)(value, stride, pair.length, width, values);
             for row in (0..pair.length).step_by(TILE) {
                 let count = (pair.length - row).min(TILE);
@@ -223,7 +222,7 @@ impl Pass<'_> {
                 for column in (0..keys).step_by(TILE) {
                     score(
                         query,
-                        stride / per_unit,
+                        unit_stride,
                         panels.add(column * units),
                         units,
                         count,
@@ -276,7 +275,7 @@ impl Pass<'_> {
         let (a, y, up) = (scratch.a.pointer(), scratch.y.pointer(), scratch.up.pointer());
         // SAFETY: the scratch was reserved for a block; tiles and their places lie inside it.
         unsafe {
-            let operand = self.operand(context, count, hidden, scratch);
+            let operand = self.attended(context, count, scratch);
             self.add(Part::whole(&layer.attention_out, operand), &mut scratch.tile, x, y);
             self.layer_norm(y, count, &layer.attention_norm, a);
             let operand = self.operand(a, count, hidden, scratch);

@@ -3,56 +3,10 @@
 //! All of it is inlined into functions that enable an instruction set (`row_kernels!`), and unsafe for the reasons that
 //! `simd::Simd` gives.
 
+use super::formats::{F32, Operand, Written};
 use super::kernels::TILE;
 use super::simd::{self, Simd};
 use crate::model::spec::HiddenActivation;
-
-/// A number format of operands.
-///
-/// # Safety
-/// As [`Simd`].
-pub(super) unsafe trait Operand {
-    type Element: Copy + Default;
-    /// Whether functions are computed to the last bits of f32.
-    const EXACT: bool;
-    unsafe fn store<S: Simd>(x: S, to: *mut Self::Element);
-    unsafe fn load<S: Simd>(from: *const Self::Element) -> S;
-}
-
-pub(super) struct F32;
-pub(super) struct Bf16;
-
-// SAFETY: loads and stores of as many elements as the vector has.
-unsafe impl Operand for F32 {
-    type Element = f32;
-    const EXACT: bool = true;
-
-    #[inline(always)]
-    unsafe fn store<S: Simd>(x: S, to: *mut f32) {
-        unsafe { x.store(to) }
-    }
-
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const f32) -> S {
-        unsafe { S::load(from) }
-    }
-}
-
-// SAFETY: as above.
-unsafe impl Operand for Bf16 {
-    type Element = u16;
-    const EXACT: bool = false;
-
-    #[inline(always)]
-    unsafe fn store<S: Simd>(x: S, to: *mut u16) {
-        unsafe { x.store_bf16(to) }
-    }
-
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const u16) -> S {
-        unsafe { S::load_bf16(from) }
-    }
-}
 
 /// A function of tile elements: their vector and the column it begins at.
 trait Epilogue<S> {
@@ -61,7 +15,7 @@ trait Epilogue<S> {
 
 /// Stores `f(tile)`; columns behind the last are computed, since tiles and biases reach there, and not stored.
 #[inline(always)]
-unsafe fn each<S: Simd, O: Operand, E: Epilogue<S>>(
+unsafe fn each<S: Simd, O: Written, E: Epilogue<S>>(
     tile: *const f32,
     rows: usize,
     columns: usize,
@@ -75,7 +29,7 @@ unsafe fn each<S: Simd, O: Operand, E: Epilogue<S>>(
             if columns == TILE {
                 let mut at = 0;
                 while at < TILE {
-                    O::store(epilogue.apply(S::load(from.add(at)), row, at), to.add(at));
+                    O::store(epilogue.apply(S::load(from.add(at)), row, at), O::at(to, at));
                     at += S::LANES;
                 }
             } else {
@@ -84,7 +38,7 @@ unsafe fn each<S: Simd, O: Operand, E: Epilogue<S>>(
                 while at < TILE {
                     O::store(
                         epilogue.apply(S::load(from.add(at)), row, at),
-                        whole.as_mut_ptr().add(at),
+                        O::at(whole.as_mut_ptr(), at),
                     );
                     at += S::LANES;
                 }
@@ -146,7 +100,7 @@ activations! {
 }
 
 #[inline(always)]
-pub(super) unsafe fn activate<S: Simd, O: Operand, const EXACT: bool>(
+pub(super) unsafe fn activate<S: Simd, O: Written, const EXACT: bool>(
     tile: *const f32,
     rows: usize,
     columns: usize,
@@ -224,7 +178,7 @@ pub(super) unsafe fn scale<S: Simd, O: Operand>(
 }
 
 #[inline(always)]
-pub(super) unsafe fn layer_norm<S: Simd, O: Operand>(
+pub(super) unsafe fn layer_norm<S: Simd, O: Written>(
     x: *mut f32,
     rows: usize,
     width: usize,
@@ -256,7 +210,7 @@ pub(super) unsafe fn layer_norm<S: Simd, O: Operand>(
                 let off = S::load(x.add(at)).sub(mean).mul(factor);
                 let y = off.fma(S::load(weight.add(at)), S::load(bias.add(at)));
                 y.store(x.add(at));
-                O::store(y, out.add(at));
+                O::store(y, O::at(out, at));
                 at += S::LANES;
             }
         }
@@ -264,11 +218,11 @@ pub(super) unsafe fn layer_norm<S: Simd, O: Operand>(
 }
 
 #[inline(always)]
-pub(super) unsafe fn convert<S: Simd, O: Operand>(x: *const f32, count: usize, out: *mut O::Element) {
+pub(super) unsafe fn convert<S: Simd, O: Written>(x: *const f32, count: usize, out: *mut O::Element) {
     unsafe {
         let mut at = 0;
         while at < count {
-            O::store(S::load(x.add(at)), out.add(at));
+            O::store(S::load(x.add(at)), O::at(out, at));
             at += S::LANES;
         }
     }

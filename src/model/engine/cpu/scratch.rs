@@ -8,14 +8,14 @@ use super::panels::Tile;
 /// A thread's own memory.
 pub(super) struct Scratch {
     pub(super) tile: Tile,
-    /// `[block][hidden]`, in the format of the row kernels.
+    /// `[block][hidden]`, in the format between dense layers.
     pub(super) a: Buffer<u8>,
     /// `[block][intermediate]`, the same.
     pub(super) up: Buffer<u8>,
     /// `[block][hidden]`.
     pub(super) y: Buffer<f32>,
-    /// Operands as u8, and a scale for each row.
-    pub(super) whole: Buffer<u8>,
+    /// Operands that had to be made of another format, and for u8 a scale for each row.
+    pub(super) made: Buffer<u8>,
     pub(super) scales: Buffer<f32>,
     /// A head's keys and values in panels.
     pub(super) keys: Buffer<u32>,
@@ -37,7 +37,7 @@ impl Scratch {
             a: Buffer::empty(),
             up: Buffer::empty(),
             y: Buffer::empty(),
-            whole: Buffer::empty(),
+            made: Buffer::empty(),
             scales: Buffer::empty(),
             keys: Buffer::empty(),
             values: Buffer::empty(),
@@ -60,18 +60,22 @@ impl Scratch {
         length: usize,
     ) {
         let (hidden, bytes) = (network.hidden, attention.format.bytes());
-        self.a.reserve(block * hidden * bytes);
-        self.up.reserve(block * network.intermediate * bytes);
+        self.a.reserve(block * hidden * linear.between.bytes());
+        self.up.reserve(block * network.intermediate * linear.between.bytes());
         self.y.reserve(block * hidden);
-        if linear.format == Format::U8 {
-            self.whole.reserve(block * network.intermediate.max(hidden));
-            self.scales.reserve(block);
+        match linear.format {
+            Format::U8 => {
+                self.made.reserve(block * network.intermediate.max(hidden));
+                self.scales.reserve(block);
+            }
+            Format::Split => self.made.reserve(block * hidden * linear.format.bytes()),
+            Format::F32 | Format::Bf16 => {}
         }
         let keys = length.next_multiple_of(TILE);
         let head = network.head_size();
-        self.keys.reserve(keys * head / attention.format.per_unit());
+        self.keys.reserve(attention.format.units(keys * head));
         self.values
-            .reserve(keys / attention.format.per_unit() * head.next_multiple_of(TILE));
+            .reserve(attention.format.units(keys) * head.next_multiple_of(TILE));
         self.scores.reserve(TILE * keys);
         self.powers.reserve(TILE * keys * bytes);
         self.first.reserve(TILE * hidden);

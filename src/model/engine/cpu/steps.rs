@@ -28,7 +28,7 @@ impl<'a> Part<'a> {
 }
 
 impl Pass<'_> {
-    /// Into `out` with a row stride in elements, in the format of the row kernels.
+    /// Into `out` with a row stride in elements, in the format of attention.
     ///
     /// # Safety
     /// The rows are an operand of this layer, and this part of `out` is this thread's.
@@ -54,7 +54,7 @@ impl Pass<'_> {
     /// # Safety
     /// As [`Pass::store`].
     pub(super) unsafe fn activate(&self, part: Part<'_>, tile: &mut Tile, out: *mut u8) {
-        let (stride, bytes) = (self.network.intermediate, self.attention.format.bytes());
+        let (stride, bytes) = (self.network.intermediate, self.linear.between.bytes());
         // SAFETY: as above.
         unsafe {
             part.dense.product(
@@ -108,12 +108,12 @@ impl Pass<'_> {
         unsafe { (self.linear.rows.layer_norm)(x, count, self.network.hidden, weight, bias, norm.epsilon, out) }
     }
 
-    /// Rows in the format of the row kernels as an operand of a dense layer.
+    /// Rows in the format between dense layers as an operand of one.
     ///
     /// # Safety
     /// `start` has `count` rows of `width`, readable up to the next multiple of 16; the scratch was reserved for as many.
     pub(super) unsafe fn operand(&self, start: *const u8, count: usize, width: usize, scratch: &Scratch) -> Rows {
-        let (whole, scales) = (scratch.whole.pointer(), scratch.scales.pointer());
+        let (made, scales) = (scratch.made.pointer(), scratch.scales.pointer());
         if self.linear.format != Format::U8 {
             return Rows {
                 start,
@@ -122,11 +122,31 @@ impl Pass<'_> {
             };
         }
         // SAFETY: the caller's promise.
-        unsafe { super::avx512::QUANTIZE(start, count, width, whole, scales) };
+        unsafe { super::avx512::QUANTIZE(start, count, width, made, scales) };
         Rows {
-            start: whole,
+            start: made,
             count,
             scales,
+        }
+    }
+
+    /// The same for rows of `hidden` in the format of attention.
+    ///
+    /// # Safety
+    /// As [`Pass::operand`].
+    pub(super) unsafe fn attended(&self, start: *const u8, count: usize, scratch: &Scratch) -> Rows {
+        let hidden = self.network.hidden;
+        if self.linear.between == self.attention.format {
+            // SAFETY: the caller's promise.
+            return unsafe { self.operand(start, count, hidden, scratch) };
+        }
+        let made = scratch.made.pointer();
+        // SAFETY: attention is in f32 wherever it has a format of its own; the rest is the caller's promise.
+        unsafe { (self.linear.rows.convert)(start.cast(), count * hidden, made) };
+        Rows {
+            start: made,
+            count,
+            scales: std::ptr::null(),
         }
     }
 }
