@@ -2,10 +2,13 @@
 
 use std::arch::asm;
 
-use super::kernels::{AMX_UNITS, Format, Product, SPLIT_RUN};
+use super::kernels::{AMX_UNITS, Format, Product, TILE};
 
 pub(super) const PRODUCT_BF16: Product = product_bf16;
+/// The operand in tiles.
+pub(super) const PRODUCT_BF16_TILED: Product = product_bf16_tiled;
 pub(super) const PRODUCT_U8: Product = product_u8;
+/// The operand in tiles.
 pub(super) const PRODUCT_SPLIT: Product = product_split;
 
 /// Bytes of a unit, and of a row of a panel.
@@ -13,7 +16,7 @@ const UNIT: usize = 4;
 const PANEL_ROW: usize = 128;
 
 macro_rules! product {
-    ($name:ident, $dot:literal) => {
+    ($name:ident, $dot:literal, $next:literal) => {
         /// # Safety
         /// As `kernels::Product` says; units are a multiple of [`AMX_UNITS`] and not 0; the tiles of this thread are ready.
         unsafe fn $name(
@@ -45,8 +48,8 @@ macro_rules! product {
                         concat!($dot, " tmm1, tmm4, tmm7"),
                         concat!($dot, " tmm2, tmm5, tmm6"),
                         concat!($dot, " tmm3, tmm5, tmm7"),
-                        "add {a}, 64",
-                        "add {a_below}, 64",
+                        concat!("add {a}, ", $next),
+                        concat!("add {a_below}, ", $next),
                         "add {b}, 2048",
                         "dec {steps}",
                         "jnz 2b",
@@ -77,7 +80,7 @@ macro_rules! product {
                         "tileloadd tmm7, [{b} + {b_stride}*1 + 64]",
                         concat!($dot, " tmm0, tmm4, tmm6"),
                         concat!($dot, " tmm1, tmm4, tmm7"),
-                        "add {a}, 64",
+                        concat!("add {a}, ", $next),
                         "add {b}, 2048",
                         "dec {steps}",
                         "jnz 2b",
@@ -99,8 +102,10 @@ macro_rules! product {
     };
 }
 
-product!(product_bf16, "tdpbf16ps");
-product!(product_u8, "tdpbusd");
+// Bytes from one tile of an operand to the next: in a row of it, or in tiles of 32 rows.
+product!(product_bf16, "tdpbf16ps", "64");
+product!(product_bf16_tiled, "tdpbf16ps", "2048");
+product!(product_u8, "tdpbusd", "64");
 
 /// Loads of two tiles at an offset: rows of the operand (the second pair of sixteen below the first), columns of the panel.
 macro_rules! rows {
@@ -139,7 +144,7 @@ macro_rules! square {
 /// products, so this comes nearer to the rate of AMX than bf16 alone does.
 ///
 /// # Safety
-/// As `kernels::Product` says; units are those of whole runs (`Format::Split`) and not 0; the tiles of this thread are ready.
+/// As `kernels::Product` says; units are those of whole tiles (`Format::Split`) and not 0; the tiles of this thread are ready.
 unsafe fn product_split(
     a: *const u32,
     a_stride: usize,
@@ -149,7 +154,7 @@ unsafe fn product_split(
     out: *mut f32,
     out_stride: usize,
 ) {
-    let steps = units / Format::Split.units(SPLIT_RUN);
+    let steps = units / Format::Split.units(TILE);
     let (a_stride, out_stride) = (a_stride * UNIT, out_stride * UNIT);
     // With one row of tiles the second repeats the first: as fast as leaving it out, where weights have to be fetched.
     let below = if rows > 16 { 16 } else { 0 };
@@ -167,16 +172,16 @@ unsafe fn product_split(
             square!(),
             columns!(2048),
             square!(),
-            rows!(64),
+            rows!(2048),
             square!(),
             columns!(0),
             square!(),
-            rows!(128),
+            rows!(4096),
             square!(),
             rows!(0),
             square!(),
-            "add {a}, 192",
-            "add {a_below}, 192",
+            "add {a}, 6144",
+            "add {a_below}, 6144",
             "add {b}, 6144",
             "dec {steps}",
             "jnz 2b",

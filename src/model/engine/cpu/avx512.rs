@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::formats::{Bf16, F32, Split, Written};
+use super::formats::{Bf16, F32, Split, Tiled, Written};
 use super::kernels::{Dequantize, Product, Quantize, RowKernels, TILE};
 use super::row_kernels;
 use super::rows;
@@ -13,6 +13,7 @@ pub(super) const PRODUCT_U8: Product = product_u8;
 pub(super) const ROWS_F32: RowKernels = f32_rows::ROWS;
 pub(super) const ROWS_SPLIT: RowKernels = split_rows::ROWS;
 pub(super) const ROWS_BF16: RowKernels = bf16_rows::ROWS;
+pub(super) const ROWS_BF16_TILED: RowKernels = bf16_tiled_rows::ROWS;
 pub(super) const QUANTIZE: Quantize = quantize;
 pub(super) const DEQUANTIZE: Dequantize = dequantize;
 
@@ -143,6 +144,15 @@ row_kernels!(
     "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma",
     super::pack_keys,
     super::pack_values_f32
+);
+row_kernels!(
+    bf16_tiled_rows,
+    __m512,
+    Bf16,
+    Tiled,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma",
+    super::pack_keys,
+    super::pack_values_bf16
 );
 row_kernels!(
     bf16_rows,

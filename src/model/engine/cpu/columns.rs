@@ -99,7 +99,7 @@ impl Pass<'_> {
                 std::ptr::copy_nonoverlapping(y.add(pair.start * hidden), first.add(place * hidden), hidden);
             }
             std::ptr::copy_nonoverlapping(first, y, count * hidden);
-            (self.linear.rows.convert)(first, count * hidden, scratch.a.pointer());
+            (self.linear.rows.convert)(first, count, hidden, scratch.a.pointer());
         }
         let rows = unsafe { self.operand(scratch.a.pointer(), count, hidden, scratch) };
         self.each_panel(phase, &self.network.last_query, 0, rows, |part| unsafe {

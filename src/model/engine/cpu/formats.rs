@@ -1,6 +1,6 @@
 //! The number formats of operands, as row kernels read and write them: see `kernels::Format`.
 
-use super::kernels::SPLIT_RUN;
+use super::kernels::TILE;
 use super::simd::Simd;
 
 /// A number format that is written.
@@ -13,10 +13,10 @@ pub(super) unsafe trait Written {
     const EXACT: bool;
     unsafe fn store<S: Simd>(x: S, to: *mut Self::Element);
 
-    /// The place of the element `index` in a row, a whole number of vectors behind its start.
+    /// Where a vector goes that begins at this row and column of rows of this width.
     #[inline(always)]
-    unsafe fn at(row: *mut Self::Element, index: usize) -> *mut Self::Element {
-        unsafe { row.add(index) }
+    unsafe fn place(out: *mut Self::Element, row: usize, column: usize, width: usize) -> *mut Self::Element {
+        unsafe { out.add(row * width + column) }
     }
 }
 
@@ -30,7 +30,9 @@ pub(super) unsafe trait Operand: Written {
 
 pub(super) struct F32;
 pub(super) struct Bf16;
-/// See [`super::kernels::Format::Split`]. Rows are whole runs of [`SPLIT_RUN`] elements.
+/// [`Bf16`] in tiles (`kernels::Kernels::tiled`).
+pub(super) struct Tiled;
+/// See [`super::kernels::Format::Split`]; in tiles always.
 pub(super) struct Split;
 
 // SAFETY: loads and stores of as many elements as the vector has.
@@ -71,18 +73,31 @@ unsafe impl Operand for Bf16 {
     }
 }
 
-// SAFETY: as above, into each of a run's three parts.
+// SAFETY: as above.
+unsafe impl Written for Tiled {
+    type Element = u16;
+    const EXACT: bool = false;
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(x: S, to: *mut u16) {
+        unsafe { x.store_bf16(to) }
+    }
+
+    #[inline(always)]
+    unsafe fn place(out: *mut u16, row: usize, column: usize, width: usize) -> *mut u16 {
+        unsafe { out.add(tile_before(row, column, width) + inside(row, column)) }
+    }
+}
+
+// SAFETY: as above, into each of a tile's three parts.
 unsafe impl Written for Split {
-    type Element = [u16; 3];
+    type Element = u16;
     const EXACT: bool = true;
 
     #[inline(always)]
-    unsafe fn store<S: Simd>(x: S, to: *mut [u16; 3]) {
+    unsafe fn store<S: Simd>(x: S, to: *mut u16) {
         unsafe {
-            let (high, middle, low) = {
-                let to: *mut u16 = to.cast();
-                (to, to.add(SPLIT_RUN), to.add(2 * SPLIT_RUN))
-            };
+            let (high, middle, low) = (to, to.add(TILE * TILE), to.add(2 * TILE * TILE));
             x.store_bf16(high);
             let rest = x.sub(S::load_bf16(high));
             rest.store_bf16(middle);
@@ -91,10 +106,17 @@ unsafe impl Written for Split {
     }
 
     #[inline(always)]
-    unsafe fn at(row: *mut [u16; 3], index: usize) -> *mut [u16; 3] {
-        unsafe {
-            let run = row.add(index / SPLIT_RUN * SPLIT_RUN);
-            run.cast::<u16>().add(index % SPLIT_RUN).cast()
-        }
+    unsafe fn place(out: *mut u16, row: usize, column: usize, width: usize) -> *mut u16 {
+        unsafe { out.add(3 * tile_before(row, column, width) + inside(row, column)) }
     }
+}
+
+/// Elements in the tiles before the one that holds this row and column.
+fn tile_before(row: usize, column: usize, width: usize) -> usize {
+    row / TILE * TILE * width + column / TILE * TILE * TILE
+}
+
+/// Elements before it in its tile.
+fn inside(row: usize, column: usize) -> usize {
+    row % TILE * TILE + column % TILE
 }

@@ -14,15 +14,12 @@ use crate::model::spec::HiddenActivation;
 /// Rows and columns of a tile at most, and columns of a panel.
 pub(super) const TILE: usize = 32;
 
-/// Elements of a run of [`Format::Split`]: one row of an AMX tile.
-pub(super) const SPLIT_RUN: usize = 32;
-
 /// What the operands of matrix products are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     F32,
-    /// f32 as the sum of three bf16: high, middle and low, each what the ones before it leave, which is exact. Rows are runs of
-    /// [`SPLIT_RUN`] elements, of which first all high parts stand, then the middle ones, then the low ones. AMX alone.
+    /// f32 as the sum of three bf16: high, middle and low, each what the ones before it leave, which is exact. Operands are in
+    /// tiles (`Kernels::tiled`), each with all high parts first, then the middle ones, then the low ones; so are panels. AMX alone.
     Split,
     Bf16,
     /// Unsigned bytes with a zero point of 128 and a scale for each row; the weights are signed bytes with a scale for
@@ -52,7 +49,7 @@ pub(super) type Product = unsafe fn(*const u32, usize, *const u32, usize, usize,
 
 /// Kernels over rows and tiles; strides are in elements, tiles have a row stride of [`TILE`]. Where `out` is bytes, it is in the
 /// table's format; what `activate`, `layer_norm` and `convert` write is read by dense layers alone and may have its own
-/// (`Kernels::between`).
+/// (`Kernels::between`, in tiles or not).
 #[derive(Clone, Copy)]
 pub(super) struct RowKernels {
     /// tile, rows, columns, bias, out, stride: `out = tile + bias`.
@@ -65,7 +62,7 @@ pub(super) struct RowKernels {
     /// contiguous.
     pub(super) layer_norm: unsafe fn(*mut f32, usize, usize, *const f32, *const f32, f32, *mut u8),
     /// x (f32) to the operand format: rows, width.
-    pub(super) convert: unsafe fn(*const f32, usize, *mut u8),
+    pub(super) convert: unsafe fn(*const f32, usize, usize, *mut u8),
     /// word, position, type (rows of the tables in the operand format), width, out (f32): their sum.
     pub(super) embed: unsafe fn(*const u8, *const u8, *const u8, usize, *mut f32),
     /// scores, rows, keys, row stride (a multiple of [`TILE`], at least keys), factor, out (same stride), and one
@@ -95,6 +92,9 @@ pub(super) struct Kernels {
     pub(super) format: Format,
     /// Of what the row kernels write for the next dense layer; [`Format::U8`] operands are made of it by [`Quantize`].
     pub(super) between: Format,
+    /// Whether that is in tiles: of [`TILE`] rows, one tile of as many columns behind the other. AMX reads such operands without
+    /// striding through memory.
+    pub(super) tiled: bool,
     product: Product,
     /// For operands whose units are a multiple of [`AMX_UNITS`].
     product_amx: Option<Product>,
@@ -105,12 +105,15 @@ pub(super) struct Kernels {
 pub(super) const AMX_UNITS: usize = 16;
 
 impl Kernels {
-    /// `None` where this instruction set does not have the format; of what `isa` holds, what the format needs.
-    pub(super) fn choose(isa: Isa, format: Format) -> Option<Kernels> {
+    /// `None` where this instruction set does not have the format; of what `isa` holds, what the format needs. `tiled`: whether
+    /// what is between dense layers may be in tiles, since all widths are whole ones.
+    pub(super) fn choose(isa: Isa, format: Format, tiled: bool) -> Option<Kernels> {
+        let tiled = tiled && isa == Isa::Amx && matches!(format, Format::Bf16 | Format::Split);
         let (product, rows) = match (format, isa) {
             (Format::F32, Isa::Avx2) => (avx2::PRODUCT, avx2::ROWS),
             (Format::F32, _) => (avx512::PRODUCT_F32, avx512::ROWS_F32),
-            (Format::Split, Isa::Amx) => (amx::PRODUCT_SPLIT, avx512::ROWS_SPLIT),
+            (Format::Split, Isa::Amx) if tiled => (amx::PRODUCT_SPLIT, avx512::ROWS_SPLIT),
+            (Format::Bf16, Isa::Amx) if tiled => (avx512::PRODUCT_BF16, avx512::ROWS_BF16_TILED),
             (Format::Bf16, Isa::Avx512Bf16 | Isa::Amx) => (avx512::PRODUCT_BF16, avx512::ROWS_BF16),
             (Format::U8, Isa::Avx512Bf16 | Isa::Amx) => (avx512::PRODUCT_U8, avx512::ROWS_BF16),
             (Format::Split, _) | (Format::Bf16 | Format::U8, Isa::Avx2 | Isa::Avx512) => return None,
@@ -128,17 +131,36 @@ impl Kernels {
             isa,
             format,
             between: if format == Format::U8 { Format::Bf16 } else { format },
+            tiled,
             product,
             product_amx,
             rows,
         })
     }
 
-    /// The product for operands of so many units.
+    /// The product for operands of so many units, row by row.
     pub(super) fn product(&self, units: usize) -> Product {
         match self.product_amx {
             Some(product) if units.is_multiple_of(AMX_UNITS) => product,
             _ => self.product,
+        }
+    }
+
+    /// The product for operands in tiles, whose rows are [`AMX_UNITS`] apart.
+    pub(super) fn product_tiled(&self) -> Product {
+        match self.format {
+            Format::Split => amx::PRODUCT_SPLIT,
+            Format::F32 | Format::Bf16 | Format::U8 => amx::PRODUCT_BF16_TILED,
+        }
+    }
+
+    /// Where the tile at this row and column of what is between dense layers begins, in bytes, and its row stride in elements.
+    pub(super) fn tile_between(&self, row: usize, column: usize, width: usize) -> (usize, usize) {
+        let bytes = self.between.bytes();
+        if self.tiled {
+            ((row * width + column * TILE) * bytes, TILE)
+        } else {
+            ((row * width + column) * bytes, width)
         }
     }
 

@@ -74,8 +74,8 @@ macro_rules! row_kernels {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn convert(x: *const f32, count: usize, out: *mut u8) {
-                unsafe { rows::convert::<$vector, $between>(x, count, out.cast()) }
+            unsafe fn convert(x: *const f32, rows: usize, width: usize, out: *mut u8) {
+                unsafe { rows::convert::<$vector, $between>(x, rows, width, out.cast()) }
             }
 
             #[target_feature(enable = $features)]

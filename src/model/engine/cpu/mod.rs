@@ -46,7 +46,7 @@ use crate::model::weights::Weights;
 fn format(precision: Precision, isa: Isa, spec: &ModelSpec) -> Option<Format> {
     match precision {
         // Three times as fast as AVX-512 and as exact.
-        Precision::Fp32 if isa == Isa::Amx && Network::fits_split(spec) => Some(Format::Split),
+        Precision::Fp32 if isa == Isa::Amx && Network::fits_tiles(spec) => Some(Format::Split),
         Precision::Fp32 => Some(Format::F32),
         Precision::Bf16 => Some(Format::Bf16),
         Precision::Int8 => Some(Format::U8),
@@ -94,10 +94,13 @@ impl Native {
             Format::F32 | Format::Split => Format::F32,
             Format::Bf16 | Format::U8 => Format::Bf16,
         };
-        let choose = |format| Kernels::choose(isa, format);
-        let (Some(linear), Some(attention), Some(exact), true) =
-            (choose(dense), choose(inside), choose(Format::F32), Network::fits(spec))
-        else {
+        let tiled = Network::fits_tiles(spec);
+        let (Some(linear), Some(attention), Some(exact), true) = (
+            Kernels::choose(isa, dense, tiled),
+            Kernels::choose(isa, inside, false),
+            Kernels::choose(isa, Format::F32, false),
+            Network::fits(spec),
+        ) else {
             return Ok(None);
         };
         let network = Network::load(spec, weights, &linear, &attention)?;
@@ -135,11 +138,9 @@ impl Native {
         let pairs: Vec<Pair> = layout.groups.iter().flat_map(pairs_of).collect();
         let members = self.crew.members();
         let by_columns = Pass::wants_columns(tokens, pairs.len(), members);
-        let block = if by_columns {
-            tokens.next_multiple_of(TILE)
-        } else {
-            self.block(tokens)
-        };
+        let tiles = tokens.div_ceil(TILE);
+        let blocks = if by_columns { 1 } else { self.blocks(tiles) };
+        let block = tiles.div_ceil(blocks) * TILE;
         let (hidden, bytes) = (self.network.hidden, self.attention.format.bytes());
         // A tile of idle rows behind the last: tiles may begin at any row.
         let rows = tokens.next_multiple_of(TILE) + TILE;
@@ -168,7 +169,7 @@ impl Native {
             pairs: &pairs,
             shared: &self.shared,
             tokens,
-            block,
+            blocks,
             members,
             by_columns,
         };
@@ -185,13 +186,13 @@ impl Native {
         Ok(self.shared.logits.slice()[..pairs.len()].to_vec())
     }
 
-    /// Rows that a thread takes at a time: few enough to stay in its cache, and so many blocks that all threads end together.
-    fn block(&self, tokens: usize) -> usize {
+    /// Blocks of rows that threads take: each small enough to stay in a thread's cache, and as many for each thread, so that all
+    /// end together.
+    fn blocks(&self, tiles: usize) -> usize {
         let row_bytes = self.network.intermediate * self.linear.between.bytes() + 2 * self.network.hidden * 4;
-        let most = (BLOCK_BYTES_MAX / row_bytes).clamp(TILE, BLOCK_ROWS_MAX) / TILE * TILE;
+        let most = (BLOCK_BYTES_MAX / row_bytes).clamp(TILE, BLOCK_ROWS_MAX) / TILE;
         let members = self.crew.members();
-        let rounds = tokens.div_ceil(members * most).max(1);
-        tokens.div_ceil(members * rounds).next_multiple_of(TILE)
+        (members * tiles.div_ceil(members * most)).min(tiles)
     }
 
     /// A token without an embedding is an error here and not a read of something else.

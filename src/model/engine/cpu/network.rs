@@ -1,7 +1,7 @@
 //! The model's weights as the kernels want them.
 
 use super::buffer::Buffer;
-use super::kernels::{Format, Kernels, SPLIT_RUN};
+use super::kernels::{Format, Kernels, TILE};
 use super::panels::{Dense, bf16};
 use crate::model::ModelError;
 use crate::model::spec::{HiddenActivation, ModelSpec};
@@ -69,9 +69,9 @@ impl Network {
             && (spec.hidden / spec.heads).is_multiple_of(LANES)
     }
 
-    /// Whether all widths are whole runs of [`Format::Split`].
-    pub(super) fn fits_split(spec: &ModelSpec) -> bool {
-        spec.hidden.is_multiple_of(SPLIT_RUN) && spec.intermediate.is_multiple_of(SPLIT_RUN)
+    /// Whether all widths are whole tiles.
+    pub(super) fn fits_tiles(spec: &ModelSpec) -> bool {
+        spec.hidden.is_multiple_of(TILE) && spec.intermediate.is_multiple_of(TILE)
     }
 
     /// Reads the weights. `attention`: the kernels whose format embeddings and attention are in.

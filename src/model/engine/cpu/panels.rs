@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::buffer::Buffer;
-use super::kernels::{Dequantize, Format, Kernels, SPLIT_RUN, TILE};
+use super::kernels::{AMX_UNITS, Dequantize, Format, Kernels, TILE};
 
 /// `y = x · weightᵀ + bias` for `[columns, width]` weights.
 pub(super) struct Dense {
@@ -23,6 +23,10 @@ struct Scales {
     sums: Buffer<i32>,
 }
 
+/// Panels that take their turn together: bytes, and how many at most.
+const GROUP_BYTES: usize = 200 << 10;
+const GROUP_PANELS_MAX: usize = 8;
+
 /// A tile of sums, at home in the first-level cache.
 #[repr(align(64))]
 pub(super) struct Tile(pub(super) [f32; TILE * TILE]);
@@ -39,6 +43,8 @@ pub(super) struct Rows {
     pub(super) start: *const u8,
     /// Readable up to the next multiple of 16.
     pub(super) count: usize,
+    /// In tiles (`Kernels::tiled`), or row by row.
+    pub(super) tiled: bool,
     /// For u8 operands: one for each row, readable like the rows.
     pub(super) scales: *const f32,
 }
@@ -63,7 +69,7 @@ impl Dense {
             match format {
                 Format::F32 => places.zip(row).for_each(|(place, x)| *place = x.to_bits()),
                 Format::Split => {
-                    let runs = row.chunks_exact(SPLIT_RUN);
+                    let runs = row.chunks_exact(TILE);
                     places.zip(runs.flat_map(split)).for_each(|(place, unit)| *place = unit);
                 }
                 Format::Bf16 => places.zip(row.as_chunks::<2>().0).for_each(|(place, pair)| {
@@ -111,31 +117,37 @@ impl Dense {
         tile: &mut Tile,
         mut then: impl FnMut(*const f32, usize, usize, usize, usize, *const f32),
     ) {
-        let product = kernels.product(self.units);
+        let (product, stride) = if rows.tiled {
+            (kernels.product_tiled(), AMX_UNITS)
+        } else {
+            (kernels.product(self.units), self.units)
+        };
         let dequantize: Option<(Dequantize, &Scales)> =
             self.scales.as_ref().map(|scales| (super::avx512::DEQUANTIZE, scales));
         let tile = tile.0.as_mut_ptr();
-        for column in wanted.step_by(TILE) {
-            let columns = (self.columns - column).min(TILE);
-            // SAFETY: one panel for each `TILE` columns, the last one too; biases and scales are as long.
-            let (panel, bias) = unsafe {
-                (
-                    self.panels.pointer().add(column * self.units),
-                    self.bias.pointer().add(column),
-                )
-            };
+        // Some panels at a time, which stay in the second-level cache, each row of tiles against all of them: so rows come from
+        // the first-level cache and weights are read in order.
+        let group = (GROUP_BYTES / (TILE * self.units * size_of::<u32>())).clamp(1, GROUP_PANELS_MAX) * TILE;
+        for first in wanted.clone().step_by(group) {
             for row in (0..rows.count).step_by(TILE) {
                 let count = (rows.count - row).min(TILE);
-                // SAFETY: the caller's promise.
-                unsafe {
-                    let a = rows.start.cast::<u32>().add(row * self.units);
-                    product(a, self.units, panel, self.units, count, tile, TILE);
-                    if let Some((dequantize, scales)) = dequantize {
-                        let (factors, sums) = (scales.columns.pointer().add(column), scales.sums.pointer().add(column));
-                        dequantize(tile, count, rows.scales.add(row), factors, sums);
-                    }
+                for column in (first..(first + group).min(wanted.end)).step_by(TILE) {
+                    let columns = (self.columns - column).min(TILE);
+                    // SAFETY: one panel for each `TILE` columns, the last one too; biases and scales are as long; the rest is
+                    // the caller's promise.
+                    let bias = unsafe {
+                        let panel = self.panels.pointer().add(column * self.units);
+                        let a = rows.start.cast::<u32>().add(row * self.units);
+                        product(a, stride, panel, self.units, count, tile, TILE);
+                        if let Some((dequantize, scales)) = dequantize {
+                            let (factors, sums) =
+                                (scales.columns.pointer().add(column), scales.sums.pointer().add(column));
+                            dequantize(tile, count, rows.scales.add(row), factors, sums);
+                        }
+                        self.bias.pointer().add(column)
+                    };
+                    then(tile, row, count, column, columns, bias);
                 }
-                then(tile, row, count, column, columns, bias);
             }
         }
     }
@@ -145,12 +157,12 @@ fn unit(even: u16, odd: u16) -> u32 {
     u32::from(even) | u32::from(odd) << 16
 }
 
-/// A run's units: see [`Format::Split`].
-fn split(run: &[f32]) -> [u32; 3 * SPLIT_RUN / 2] {
-    let mut units = [0; 3 * SPLIT_RUN / 2];
-    let mut rest = [0f32; SPLIT_RUN];
+/// The units of a panel's column in one tile's depth: see [`Format::Split`].
+fn split(run: &[f32]) -> [u32; 3 * TILE / 2] {
+    let mut units = [0; 3 * TILE / 2];
+    let mut rest = [0f32; TILE];
     rest.copy_from_slice(run);
-    for part in units.chunks_exact_mut(SPLIT_RUN / 2) {
+    for part in units.chunks_exact_mut(TILE / 2) {
         for (place, pair) in part.iter_mut().zip(rest.as_chunks_mut::<2>().0) {
             let rounded = pair.map(bf16);
             *place = unit(rounded[0], rounded[1]);
@@ -178,7 +190,7 @@ mod tests {
     #[test]
     fn a_split_number_is_the_sum_of_its_parts() {
         let mut state = 7u32;
-        let mut run = [0f32; SPLIT_RUN];
+        let mut run = [0f32; TILE];
         for _ in 0..1000 {
             for x in &mut run {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -188,7 +200,7 @@ mod tests {
             let units = split(&run);
             for (index, &x) in run.iter().enumerate() {
                 let part = |place: usize| {
-                    let unit = units[place * SPLIT_RUN / 2 + index / 2];
+                    let unit = units[place * TILE / 2 + index / 2];
                     f32::from_bits(unit >> (16 * (index % 2)) << 16)
                 };
                 assert_eq!(part(0) + (part(1) + part(2)), x, "{x:e}");
@@ -203,18 +215,24 @@ mod tests {
 
     #[test]
     fn row_kernels_split_as_packing_does() {
-        let Some(kernels) = Kernels::choose(super::super::isa::Isa::Amx, Format::Split) else {
+        let Some(kernels) = Kernels::choose(super::super::isa::Isa::Amx, Format::Split, true) else {
             panic!("there are kernels for it")
         };
         if super::super::isa::Isa::best() != Some(super::super::isa::Isa::Amx) {
             println!("NOT CHECKED: this CPU has no AMX");
             return;
         }
-        let run: Vec<f32> = (0..2 * SPLIT_RUN).map(|at| (at as f32 - 31.3).powi(3) / 7.0).collect();
-        let mut out = vec![0u32; Format::Split.units(run.len())];
-        // SAFETY: this CPU has the instruction sets; two whole runs in, two out.
-        unsafe { (kernels.rows.convert)(run.as_ptr(), run.len(), out.as_mut_ptr().cast()) };
-        let expected: Vec<u32> = run.chunks_exact(SPLIT_RUN).flat_map(split).collect();
-        assert_eq!(out, expected);
+        let (rows, width, half) = (3, 2 * TILE, TILE / 2);
+        let x: Vec<f32> = (0..rows * width).map(|at| (at as f32 - 71.3).powi(3) / 7.0).collect();
+        let mut out = vec![0u32; Format::Split.units(TILE * width)];
+        // SAFETY: this CPU has the instruction sets; two whole tiles out.
+        unsafe { (kernels.rows.convert)(x.as_ptr(), rows, width, out.as_mut_ptr().cast()) };
+        for (index, run) in x.chunks_exact(TILE).enumerate() {
+            let (row, tile) = (index / 2, index % 2);
+            for (part, units) in split(run).chunks_exact(half).enumerate() {
+                let at = (tile * 3 + part) * TILE * half + row * half;
+                assert_eq!(out[at..at + half], *units, "row {row}, tile {tile}, part {part}");
+            }
+        }
     }
 }

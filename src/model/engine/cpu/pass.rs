@@ -57,8 +57,8 @@ pub(super) struct Pass<'a> {
     pub(super) shared: &'a Shared,
     /// Tokens, without idle rows.
     pub(super) tokens: usize,
-    /// Rows that are taken at a time, a multiple of [`TILE`].
-    pub(super) block: usize,
+    /// Into how many blocks of whole tiles the rows are cut.
+    pub(super) blocks: usize,
     pub(super) members: usize,
     /// Too few rows for all threads: columns are shared out (see `columns`).
     pub(super) by_columns: bool,
@@ -110,9 +110,11 @@ impl Pass<'_> {
     }
 
     fn each_block(&self, phase: usize, mut work: impl FnMut(usize, usize)) {
-        self.each(phase, self.tokens.div_ceil(self.block), |index| {
-            let start = index * self.block;
-            work(start, self.block.min(self.tokens - start));
+        let tiles = self.tokens.div_ceil(TILE);
+        // Alike but for one tile.
+        let edge = |index: usize| (index * tiles / self.blocks * TILE).min(self.tokens);
+        self.each(phase, self.blocks, |index| {
+            work(edge(index), edge(index + 1) - edge(index))
         });
     }
 
@@ -303,7 +305,7 @@ impl Pass<'_> {
                 let x = self.shared.x.pointer().add(pair.start * hidden);
                 std::ptr::copy_nonoverlapping(x, first.add(place * hidden), hidden);
             }
-            (self.linear.rows.convert)(first, count * hidden, scratch.a.pointer());
+            (self.linear.rows.convert)(first, count, hidden, scratch.a.pointer());
             let operand = self.operand(scratch.a.pointer(), count, hidden, scratch);
             self.store(
                 Part::whole(&network.last_query, operand),
@@ -369,6 +371,7 @@ impl Pass<'_> {
         let operand = Rows {
             start: x.cast(),
             count,
+            tiled: false,
             scales: std::ptr::null(),
         };
         // SAFETY: `y` has room for a block, which is a tile at least.

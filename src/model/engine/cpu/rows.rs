@@ -29,7 +29,7 @@ unsafe fn each<S: Simd, O: Written, E: Epilogue<S>>(
             if columns == TILE {
                 let mut at = 0;
                 while at < TILE {
-                    O::store(epilogue.apply(S::load(from.add(at)), row, at), O::at(to, at));
+                    O::store(epilogue.apply(S::load(from.add(at)), row, at), to.add(at));
                     at += S::LANES;
                 }
             } else {
@@ -38,7 +38,7 @@ unsafe fn each<S: Simd, O: Written, E: Epilogue<S>>(
                 while at < TILE {
                     O::store(
                         epilogue.apply(S::load(from.add(at)), row, at),
-                        O::at(whole.as_mut_ptr(), at),
+                        whole.as_mut_ptr().add(at),
                     );
                     at += S::LANES;
                 }
@@ -189,7 +189,7 @@ pub(super) unsafe fn layer_norm<S: Simd, O: Written>(
 ) {
     unsafe {
         for row in 0..rows {
-            let (x, out) = (x.add(row * width), out.add(row * width));
+            let x = x.add(row * width);
             let mut sum = S::splat(0.0);
             let mut at = 0;
             while at < width {
@@ -210,7 +210,7 @@ pub(super) unsafe fn layer_norm<S: Simd, O: Written>(
                 let off = S::load(x.add(at)).sub(mean).mul(factor);
                 let y = off.fma(S::load(weight.add(at)), S::load(bias.add(at)));
                 y.store(x.add(at));
-                O::store(y, O::at(out, at));
+                O::store(y, O::place(out, row, at, width));
                 at += S::LANES;
             }
         }
@@ -218,12 +218,14 @@ pub(super) unsafe fn layer_norm<S: Simd, O: Written>(
 }
 
 #[inline(always)]
-pub(super) unsafe fn convert<S: Simd, O: Written>(x: *const f32, count: usize, out: *mut O::Element) {
+pub(super) unsafe fn convert<S: Simd, O: Written>(x: *const f32, rows: usize, width: usize, out: *mut O::Element) {
     unsafe {
-        let mut at = 0;
-        while at < count {
-            O::store(S::load(x.add(at)), O::at(out, at));
-            at += S::LANES;
+        for row in 0..rows {
+            let mut at = 0;
+            while at < width {
+                O::store(S::load(x.add(row * width + at)), O::place(out, row, at, width));
+                at += S::LANES;
+            }
         }
     }
 }

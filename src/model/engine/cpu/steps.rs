@@ -54,7 +54,6 @@ impl Pass<'_> {
     /// # Safety
     /// As [`Pass::store`].
     pub(super) unsafe fn activate(&self, part: Part<'_>, tile: &mut Tile, out: *mut u8) {
-        let (stride, bytes) = (self.network.intermediate, self.linear.between.bytes());
         // SAFETY: as above.
         unsafe {
             part.dense.product(
@@ -63,7 +62,8 @@ impl Pass<'_> {
                 part.columns,
                 tile,
                 |tile, row, count, column, columns, bias| {
-                    let out = out.add((row * stride + column) * bytes);
+                    let (at, stride) = self.linear.tile_between(row, column, self.network.intermediate);
+                    let out = out.add(at);
                     (self.linear.rows.activate)(tile, count, columns, bias, self.network.activation, out, stride);
                 },
             );
@@ -118,6 +118,7 @@ impl Pass<'_> {
             return Rows {
                 start,
                 count,
+                tiled: self.linear.tiled,
                 scales: std::ptr::null(),
             };
         }
@@ -126,6 +127,7 @@ impl Pass<'_> {
         Rows {
             start: made,
             count,
+            tiled: false,
             scales,
         }
     }
@@ -136,17 +138,19 @@ impl Pass<'_> {
     /// As [`Pass::operand`].
     pub(super) unsafe fn attended(&self, start: *const u8, count: usize, scratch: &Scratch) -> Rows {
         let hidden = self.network.hidden;
-        if self.linear.between == self.attention.format {
-            // SAFETY: the caller's promise.
-            return unsafe { self.operand(start, count, hidden, scratch) };
+        if self.linear.format == Format::Split {
+            let made = scratch.made.pointer();
+            // SAFETY: attention is in f32 there; the rest is the caller's promise.
+            unsafe { (self.linear.rows.convert)(start.cast(), count, hidden, made) };
+            return Rows {
+                start: made,
+                count,
+                tiled: true,
+                scales: std::ptr::null(),
+            };
         }
-        let made = scratch.made.pointer();
-        // SAFETY: attention is in f32 wherever it has a format of its own; the rest is the caller's promise.
-        unsafe { (self.linear.rows.convert)(start.cast(), count * hidden, made) };
-        Rows {
-            start: made,
-            count,
-            scales: std::ptr::null(),
-        }
+        // SAFETY: the caller's promise.
+        let rows = unsafe { self.operand(start, count, hidden, scratch) };
+        Rows { tiled: false, ..rows }
     }
 }
