@@ -97,7 +97,7 @@ reproducible: ## build what needs no libtorch twice, in different folders, and c
 package: ## make the crate as it would be published, and build the client from it
 	$(CARGO) package --locked --no-default-features --features client
 
-curves: ## measure what docs/tuning.md says of each setting, and draw it (half an hour on a machine at rest)
+curves: ## measure what docs/tuning.md says of each setting, and draw it (35 minutes on a machine at rest)
 	@tools/setup
 	@$(CARGO) build --release --locked
 	@tools/curves
