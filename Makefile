@@ -81,6 +81,7 @@ deploy-check: ## hold the files of deploy/ against schemas, each other and the p
 	@$(CARGO) build --locked
 	@failed=(); for check in deploy/check/*; do [[ ! -f $$check || ! -x $$check ]] || "$$check" || failed+=("$$check"); done; \
 	    [[ $${#failed[@]} == 0 ]] || { echo "deploy-check: failed: $${failed[*]}" >&2; exit 1; }
+	@echo "deploy-check: all that could be checked is well; what could not stands above as NOT CHECKED, with what it needs"
 
 images: ## build the CPU image, try it over a real nats-server, bring deploy/compose up (a container engine, or root on Debian)
 	@deploy/images/run
