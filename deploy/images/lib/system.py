@@ -22,7 +22,7 @@ PROJECT = "nats-rerank-check"
 SERVICES = ["nats", "worker", "gateway", "prometheus"]
 LEFT_OUT = {"switch": "nats-box", "nats-exporter": "prometheus-nats-exporter", "grafana": "Grafana"}
 WORKERS = 2
-PATIENCE_S = 240
+PATIENCE_S = 600
 
 
 def free_port() -> int:
