@@ -83,6 +83,7 @@ impl EngineThread {
                     id: info.model_id.clone(),
                     device: info.device.clone(),
                     precision: info.precision.clone(),
+                    attention: info.attention,
                     length_max: info.length_max,
                     batch_tokens_max,
                 });

@@ -102,6 +102,7 @@ impl InProcess {
             let tokenizer = Arc::new(PairTokenizer::open(&checkpoint)?);
             let info = EngineInfo {
                 kernels: "scripted",
+                attention: "own",
                 model_id: "scripted".to_owned(),
                 device: "cpu".to_owned(),
                 precision: "fp32".to_owned(),

@@ -3,6 +3,8 @@
 //! An [`Engine`] is made, warmed and used by one thread (see `worker::infer`): it is neither `Send` nor shared, so
 //! there is nothing to lock and no half-loaded weight to race on.
 
+mod attention;
+mod coming;
 mod cores;
 #[cfg(target_arch = "x86_64")]
 mod cpu;
@@ -11,11 +13,12 @@ mod encoder;
 mod layout;
 mod memory;
 mod model_engine;
+mod shim;
 
 pub use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice};
 pub use device::{Device, Precision, amx_cap, choose_device, choose_precision};
 pub use layout::Layout;
-pub use memory::DeviceMemory;
+pub use memory::{DeviceMemory, OwnMemory};
 pub use model_engine::{EngineSettings, ModelEngine};
 
 use super::spec::ScoreActivation;
@@ -55,6 +58,9 @@ pub struct EngineInfo {
     pub precision: String,
     /// What computes: `libtorch`, or the instruction set of our own kernels (`amx`, `avx512-bf16`, `avx512`, `avx2`).
     pub kernels: &'static str,
+    /// How attention is computed: `own` (our own kernels), `grouped` (a call of libtorch a length), `flash` or `efficient`
+    /// (one call of libtorch's CUDA kernels).
+    pub attention: &'static str,
     /// Tokens of a pair at most, special tokens counted.
     pub length_max: usize,
     /// From logit to score.
@@ -82,12 +88,19 @@ impl From<tch::TchError> for EngineError {
     fn from(error: tch::TchError) -> Self {
         let text = first_line(&error.to_string());
         let lower = text.to_ascii_lowercase();
-        const FATAL: [&str; 5] = [
+        // What CUDA says of faults after which nothing works in this process any more.
+        const FATAL: [&str; 11] = [
             "device-side assert",
             "illegal memory access",
             "unspecified launch failure",
             "device lost",
             "uncorrectable ecc",
+            "launch timed out",
+            "hardware stack error",
+            "illegal instruction",
+            "misaligned address",
+            "invalid program counter",
+            "not supported on global/shared address space",
         ];
         if lower.contains("out of memory") || lower.contains("can't allocate memory") || lower.contains("alloc_failed")
         {
