@@ -102,6 +102,8 @@ class Machinery:
     threads: int
     python: Path | None
     device: str = "cpu"
+    # The systems and the plan of a GPU.
+    gpu: bool = False
     peers_environment: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -133,7 +135,7 @@ class Machinery:
 
     def for_device(self) -> list[str]:
         """Settings of config/gpu.toml that matter here."""
-        return ["--set", "batch.tokens_max=65536", "--set", "queue.requests_max=4096", "--set", "queue.pairs_max=262144", "--set", "queue.bytes_max=268435456"] if self.device != "cpu" else []
+        return ["--set", "batch.tokens_max=32768", "--set", "queue.requests_max=4096", "--set", "queue.pairs_max=262144", "--set", "queue.bytes_max=268435456"] if self.gpu else []
 
     def engine(self, shape: str, checkpoint: Path, precision: str) -> Starting:
         command = [str(program()), "rounds", "engine", *self.settings(checkpoint, precision), *self.for_device()]

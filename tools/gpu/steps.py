@@ -156,7 +156,7 @@ def choices(rig: Rig) -> dict:
 
     refused("cuda demanded, no device visible", {"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES", model__device="cuda")
     refused("cuda demanded, its library missing", {}, "libno_such_cuda.so", model__device="cuda", model__cuda_library="libno_such_cuda.so")
-    refused("an index that no machine has", {}, "devices", model__device="cuda:99")
+    refused("an index that no machine has", {}, "devices" if rig.cuda else "cuda", model__device="cuda:63")
     for what, environment in (("auto, no device visible", {"CUDA_VISIBLE_DEVICES": ""}), ("cpu asked for", {})):
         before, rig.environment = rig.environment, rig.environment | environment
         try:
@@ -198,7 +198,7 @@ def loading(rig: Rig) -> dict:
 def serving(rig: Rig) -> dict:
     """MiniLM-L6 over NATS: one caller, many callers, memory."""
     path = rig.requests("mixed", 32)
-    with rig.worker(rig.checkpoint("minilm-l6"), half(rig), queue__requests_max=4096, batch__tokens_max=65536 if rig.cuda else 0) as worker:
+    with rig.worker(rig.checkpoint("minilm-l6"), half(rig), queue__requests_max=4096) as worker:
         before = worker.memory()
         one = rig.bench("--payload", path, "--requests", rig.number(500, 6), "--warmup", rig.number(100, 1))
         many = rig.bench("--payload", path, "--requests", rig.number(6000, 16), "--callers", rig.number(64, 4), "--warmup", rig.number(200, 2))
@@ -214,7 +214,7 @@ def flat(rig: Rig) -> dict:
     total = rig.number(100_000, 300)
     requests = [json.loads(line) for mix in ("mixed", "short", "long", "one-long") for line in rig.requests(mix, 16).read_text().splitlines()]
     payload = rig.write_requests("all-mixes", [{**one, "documents": one["documents"][: 1 + place % 24]} for place, one in enumerate(requests)])
-    with rig.worker(rig.checkpoint("tinybert-l2"), half(rig), queue__requests_max=4096, batch__tokens_max=65536 if rig.cuda else 0) as worker:
+    with rig.worker(rig.checkpoint("tinybert-l2"), half(rig), queue__requests_max=4096) as worker:
         rig.bench("--payload", payload, "--requests", max(64, total // 20), "--callers", 32)
         began, sampler = time.monotonic(), Sampler(worker)
         sampler.start()

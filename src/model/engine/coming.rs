@@ -24,11 +24,6 @@ impl Coming {
         Ok(Coming { logits, mark })
     }
 
-    /// Whether [`Coming::take`] would return at once.
-    pub(super) fn is_there(&self) -> Result<bool, TchError> {
-        self.mark.as_ref().map_or(Ok(true), Mark::is_done)
-    }
-
     /// Waits for the device.
     pub(super) fn take(self) -> Result<Vec<f32>, TchError> {
         if let Some(mark) = &self.mark {

@@ -41,9 +41,66 @@ pub trait Engine {
     /// the caller checks, since that concerns one request and not the batch.
     fn score(&mut self, pairs: &[&PairTokens]) -> Result<Vec<f32>, EngineError>;
 
+    /// Whether [`Engine::begin`] returns before the device is through, so that the next batch can be made meanwhile.
+    fn works_ahead(&self) -> bool {
+        false
+    }
+
+    /// Begins to score `pairs`. What was begun first ends first; an engine that does not work ahead computes here.
+    ///
+    /// # Errors
+    /// As [`Engine::score`].
+    fn begin(&mut self, pairs: &[&PairTokens]) -> Result<Begun, EngineError> {
+        self.score(pairs).map(Begun::there)
+    }
+
+    /// Waits for the logits of what was begun.
+    ///
+    /// # Errors
+    /// As [`Engine::score`].
+    fn end(&mut self, begun: Begun) -> Result<Vec<f32>, EngineError> {
+        begun.logits()
+    }
+
     /// Memory of the device; `None` where it has none of its own, or does not say.
     fn device_memory(&self) -> Option<DeviceMemory> {
         None
+    }
+}
+
+/// A batch that the device may still be computing.
+pub struct Begun(Progress);
+
+enum Progress {
+    There(Vec<f32>),
+    Coming(coming::Coming, Layout),
+}
+
+impl Begun {
+    /// One that is through already.
+    pub fn there(logits: Vec<f32>) -> Begun {
+        Begun(Progress::There(logits))
+    }
+
+    fn coming(logits: coming::Coming, layout: Layout) -> Begun {
+        Begun(Progress::Coming(logits, layout))
+    }
+
+    /// Waits for the logits, in the order of the pairs.
+    ///
+    /// # Errors
+    /// What became of the device meanwhile.
+    pub fn logits(self) -> Result<Vec<f32>, EngineError> {
+        match self.0 {
+            Progress::There(logits) => Ok(logits),
+            Progress::Coming(logits, layout) => Ok(layout.unsort(&logits.take()?)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Begun")
     }
 }
 

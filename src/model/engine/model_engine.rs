@@ -11,7 +11,7 @@ use super::encoder::Encoder;
 use super::layout::Layout;
 use super::memory::{DeviceMemory, MemoryMeter};
 use super::shim;
-use super::{Engine, EngineError, EngineInfo};
+use super::{Begun, Engine, EngineError, EngineInfo};
 use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice};
 use crate::model::ModelError;
 use crate::model::files::Checkpoint;
@@ -132,13 +132,12 @@ impl Forward {
         }
     }
 
-    /// Logits in layout order.
-    fn run(&mut self, layout: &Layout) -> Result<Vec<f32>, EngineError> {
+    fn begin(&mut self, layout: Layout) -> Result<Begun, EngineError> {
         match self {
             // Gradient mode is per thread in libtorch.
-            Forward::Libtorch(encoder) => Ok(tch::no_grad(|| encoder.begin(layout)?.take())?),
+            Forward::Libtorch(encoder) => Ok(Begun::coming(tch::no_grad(|| encoder.begin(&layout))?, layout)),
             #[cfg(target_arch = "x86_64")]
-            Forward::Native(native) => native.forward(layout),
+            Forward::Native(native) => Ok(Begun::there(layout.unsort(&native.forward(&layout)?))),
         }
     }
 }
@@ -242,12 +241,24 @@ impl Engine for ModelEngine {
     }
 
     fn score(&mut self, pairs: &[&PairTokens]) -> Result<Vec<f32>, EngineError> {
+        let begun = self.begin(pairs)?;
+        self.end(begun)
+    }
+
+    fn works_ahead(&self) -> bool {
+        self.info.device.starts_with("cuda")
+    }
+
+    fn begin(&mut self, pairs: &[&PairTokens]) -> Result<Begun, EngineError> {
         if pairs.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Begun::there(Vec::new()));
         }
         let layout = Layout::new(pairs, self.roberta_pad);
-        let logits = self.forward.run(&layout).inspect_err(|error| self.make_room(error))?;
-        Ok(layout.unsort(&logits))
+        self.forward.begin(layout).inspect_err(|error| self.make_room(error))
+    }
+
+    fn end(&mut self, begun: Begun) -> Result<Vec<f32>, EngineError> {
+        begun.logits().inspect_err(|error| self.make_room(error))
     }
 
     fn device_memory(&self) -> Option<DeviceMemory> {

@@ -114,10 +114,5 @@ int nr_wait(const c10::Event* event, char* text, size_t size) {
   return guarded({text, size}, [&] { event->synchronize(); });
 }
 
-// Whether all that was marked is done.
-int nr_is_done(const c10::Event* event, int* done, char* text, size_t size) {
-  return guarded({text, size}, [&] { *done = event->query() ? 1 : 0; });
-}
-
 void nr_forget_mark(c10::Event* event) { delete event; }
 }

@@ -28,7 +28,6 @@ unsafe extern "C" {
     fn nr_allocator_bytes(index: c_int, bytes: *mut i64, text: *mut c_char, size: usize) -> c_int;
     fn nr_mark(index: c_int, out: *mut *mut c_void, text: *mut c_char, size: usize) -> c_int;
     fn nr_wait(event: *const c_void, text: *mut c_char, size: usize) -> c_int;
-    fn nr_is_done(event: *const c_void, done: *mut c_int, text: *mut c_char, size: usize) -> c_int;
     fn nr_forget_mark(event: *mut c_void);
 }
 
@@ -155,14 +154,6 @@ impl Mark {
     pub(super) fn wait(&self) -> Outcome<()> {
         // SAFETY: the event lives as long as `self`.
         guarded(|text, size| unsafe { nr_wait(self.0, text, size) })
-    }
-
-    /// Whether all that is done.
-    pub(super) fn is_done(&self) -> Outcome<bool> {
-        let mut done = 0;
-        // SAFETY: the event lives as long as `self`; the call writes one number.
-        guarded(|text, size| unsafe { nr_is_done(self.0, &mut done, text, size) })?;
-        Ok(done != 0)
     }
 }
 
