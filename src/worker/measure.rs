@@ -13,7 +13,7 @@ const CLIMB_MAX: Duration = Duration::from_secs(5);
 /// Tokens of the largest batch that is measured: near enough to a full one, and no burden on a slow device.
 const MEASURE_TOKENS_MAX: usize = 4096;
 /// The largest size that is looked for. What it needs grows with it, and no GPU gains from more.
-const CLIMB_TOKENS_MAX: usize = 65536;
+const CLIMB_TOKENS_MAX: usize = 32768;
 /// No batch may take longer, unless the smallest does: a request that has just missed one waits for it.
 const BATCH_TIME_MAX: Duration = Duration::from_millis(40);
 /// A size of twice the tokens must bring this much more tokens a second, or the smaller one stays.
@@ -108,6 +108,8 @@ pub(super) fn measure(engine: &mut dyn Engine, tokenizer: &PairTokenizer, gather
     }
     if let (true, Some(tokens)) = (climb, found.found()) {
         gatherer.set_tokens_max(tokens);
+        // Sizes were tried that will not come again.
+        engine.give_back_memory();
     }
 }
 

@@ -198,10 +198,10 @@ def loading(rig: Rig) -> dict:
 def serving(rig: Rig) -> dict:
     """MiniLM-L6 over NATS: one caller, many callers, memory."""
     path = rig.requests("mixed", 32)
-    with rig.worker(rig.checkpoint("minilm-l6"), half(rig), queue__requests_max=4096) as worker:
+    with rig.worker(rig.checkpoint("minilm-l6"), half(rig), queue__requests_max=4096, queue__leave_at_percent=0) as worker:
         before = worker.memory()
-        one = rig.bench("--payload", path, "--requests", rig.number(500, 6), "--warmup", rig.number(100, 1))
-        many = rig.bench("--payload", path, "--requests", rig.number(6000, 16), "--callers", rig.number(64, 4), "--warmup", rig.number(200, 2))
+        one = rig.bench("--payload", path, "--requests", rig.number(500, 6), "--warmup", rig.number(100, 1), "--timeout-ms", 60000)
+        many = rig.bench("--payload", path, "--requests", rig.number(6000, 16), "--callers", rig.number(64, 4), "--warmup", rig.number(200, 2), "--timeout-ms", 60000)
         for run in (one, many):
             expect(run["answered"] == run["requests"], f"{run['requests'] - run['answered']} of {run['requests']} were not answered: {run['reasons']}")
         keep = ("requests_per_s", "p50_ms", "p95_ms", "p99_ms")
@@ -214,11 +214,11 @@ def flat(rig: Rig) -> dict:
     total = rig.number(100_000, 300)
     requests = [json.loads(line) for mix in ("mixed", "short", "long", "one-long") for line in rig.requests(mix, 16).read_text().splitlines()]
     payload = rig.write_requests("all-mixes", [{**one, "documents": one["documents"][: 1 + place % 24]} for place, one in enumerate(requests)])
-    with rig.worker(rig.checkpoint("tinybert-l2"), half(rig), queue__requests_max=4096) as worker:
-        rig.bench("--payload", payload, "--requests", max(64, total // 20), "--callers", 32)
+    with rig.worker(rig.checkpoint("tinybert-l2"), half(rig), queue__requests_max=4096, queue__leave_at_percent=0) as worker:
+        rig.bench("--payload", payload, "--requests", max(64, total // 20), "--callers", 32, "--timeout-ms", 60000)
         began, sampler = time.monotonic(), Sampler(worker)
         sampler.start()
-        run = rig.bench("--payload", payload, "--requests", total, "--callers", 32, "--warmup", 0)
+        run = rig.bench("--payload", payload, "--requests", total, "--callers", 32, "--warmup", 0, "--timeout-ms", 60000)
         rows = sampler.stop()
         figures = {"requests": total, "seconds": time.monotonic() - began, "answered": run["answered"], "requests_per_s": run["requests_per_s"], "end": worker.memory()}
         expect(run["answered"] == total, f"{total - run['answered']} of {total} were not answered: {run['reasons']}")
@@ -227,6 +227,7 @@ def flat(rig: Rig) -> dict:
             readings = [row[what] for row in rows if what in row]
             if len(readings) < 8:
                 figures[what] = {"readings": len(readings)}
+                expect(not rig.cuda, f"{len(readings)} readings of {what} are too few to judge by: send more requests")
                 continue
             quarter = len(readings) // 4
             start, end = max(readings[quarter : 2 * quarter]), min(readings[-quarter:])
@@ -243,7 +244,7 @@ def out_of_memory(rig: Rig) -> dict:
     if not rig.cuda:
         raise NotHere("it takes a device with memory of its own")
     path, callers = rig.requests("long", 32), 128
-    with rig.worker(rig.checkpoint("bge-base"), "fp16", batch__tokens_max=524288, batch__window_ms=50, queue__requests_max=4096) as worker:
+    with rig.worker(rig.checkpoint("bge-base"), "fp16", batch__tokens_max=524288, batch__window_ms=50, queue__requests_max=4096, queue__leave_at_percent=0) as worker:
         budget = worker.stats()["model"]["batch_tokens_max"]
         with rig.hog(leave_mb=700) as held:
             run = rig.bench("--payload", path, "--requests", 768, "--callers", callers, "--timeout-ms", 60000, "--warmup", 0, seconds_max=120)

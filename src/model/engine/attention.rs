@@ -46,6 +46,8 @@ pub(super) struct Inputs {
     ends: Tensor,
     /// The same where each pair has one row.
     first_ends: Tensor,
+    /// What the device copies all that from. To be kept until it has.
+    pub(super) given: Tensor,
 }
 
 impl Inputs {
@@ -53,7 +55,8 @@ impl Inputs {
     pub(super) fn new(layout: &Layout, device: Device) -> Outcome<Inputs> {
         let packed = layout.packed();
         let beside = device.is_cuda();
-        let all = shim::host_integers(&packed.values, beside)?.f_to_device_(device, Kind::Int, beside, false)?;
+        let given = shim::host_integers(&packed.values, beside)?;
+        let all = given.f_to_device_(device, Kind::Int, beside, false)?;
         let mut start = 0;
         let mut next = |count: usize| {
             let part = all.f_narrow(0, start, count as i64);
@@ -67,6 +70,7 @@ impl Inputs {
             firsts: next(packed.firsts)?,
             ends: next(packed.pairs + 1)?,
             first_ends: next(packed.pairs + 1)?,
+            given,
         })
     }
 }

@@ -6,7 +6,8 @@
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::attention::{Asking, Attention, Inputs};
-use super::coming::Coming;
+use super::coming::{self, Coming};
+use super::is_out_of_memory;
 use super::layout::Layout;
 use crate::model::ModelError;
 use crate::model::spec::{HiddenActivation, ModelSpec};
@@ -152,25 +153,36 @@ impl Encoder {
     /// Begins to compute the logits of `layout`; on a GPU the device goes on while the caller does something else.
     pub(super) fn begin(&self, layout: &Layout) -> Outcome<Coming> {
         let inputs = Inputs::new(layout, self.device)?;
-        let mut x = self.embed(&inputs)?;
+        match self.logits(&inputs, layout) {
+            Ok(logits) => Coming::new(&logits, inputs.given, self.device),
+            Err(error) => {
+                if self.device.is_cuda() && !is_out_of_memory(&error.to_string()) {
+                    coming::leave(inputs.given);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// In layout order, fp32, `[pairs]`, on the device.
+    fn logits(&self, inputs: &Inputs, layout: &Layout) -> Outcome<Tensor> {
+        let mut x = self.embed(inputs)?;
         let last = self.layers.len() - 1;
         for layer in &self.layers[..last] {
-            let context = self.attend_all(layer, &x, &inputs, layout)?;
+            let context = self.attend_all(layer, &x, inputs, layout)?;
             x = self.after_attention(layer, &context, &x)?;
         }
         // Only the first token of each pair goes into the head, so the last layer computes nothing else behind its
         // keys and values.
         let layer = &self.layers[last];
         let x_firsts = x.f_index_select(0, &inputs.firsts)?;
-        let context = self.attend_firsts(layer, &x, &x_firsts, &inputs, layout)?;
+        let context = self.attend_firsts(layer, &x, &x_firsts, inputs, layout)?;
         let x = self.after_attention(layer, &context, &x_firsts)?;
         let pooled = self.head_dense.forward(&x.f_to_kind(Kind::Float)?)?.f_tanh()?;
-        let logits = self
-            .head_out
+        self.head_out
             .forward(&pooled)?
             .f_view([-1])?
-            .f_narrow(0, 0, layout.pairs() as i64)?;
-        Coming::new(&logits, self.device)
+            .f_narrow(0, 0, layout.pairs() as i64)
     }
 
     /// How attention is computed.

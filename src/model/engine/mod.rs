@@ -62,6 +62,9 @@ pub trait Engine {
         begun.logits()
     }
 
+    /// Gives memory back to the device that is held for later batches.
+    fn give_back_memory(&mut self) {}
+
     /// Memory of the device; `None` where it has none of its own, or does not say.
     fn device_memory(&self) -> Option<DeviceMemory> {
         None
@@ -159,8 +162,7 @@ impl From<tch::TchError> for EngineError {
             "invalid program counter",
             "not supported on global/shared address space",
         ];
-        if lower.contains("out of memory") || lower.contains("can't allocate memory") || lower.contains("alloc_failed")
-        {
+        if is_out_of_memory(&lower) {
             EngineError::OutOfMemory(text)
         } else if FATAL.iter().any(|sign| lower.contains(sign)) {
             EngineError::Fatal(text)
@@ -168,6 +170,14 @@ impl From<tch::TchError> for EngineError {
             EngineError::Failed(text)
         }
     }
+}
+
+/// By what libtorch says, in any case of letters.
+fn is_out_of_memory(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    ["out of memory", "can't allocate memory", "alloc_failed"]
+        .iter()
+        .any(|sign| lower.contains(sign))
 }
 
 /// C++ messages carry a stack of many lines; the first says what happened.

@@ -225,8 +225,13 @@ impl ModelEngine {
     /// Out of memory, what the allocator holds for later is given back: it may lie in pieces of the wrong size, and others on
     /// this device may need it.
     fn make_room(&self, error: &EngineError) {
-        if matches!(error, EngineError::OutOfMemory(_))
-            && self.info.device.starts_with("cuda")
+        if matches!(error, EngineError::OutOfMemory(_)) {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&self) {
+        if self.works_ahead()
             && let Err(error) = shim::empty_cache()
         {
             let reason = EngineError::from(error);
@@ -259,6 +264,10 @@ impl Engine for ModelEngine {
 
     fn end(&mut self, begun: Begun) -> Result<Vec<f32>, EngineError> {
         begun.logits().inspect_err(|error| self.make_room(error))
+    }
+
+    fn give_back_memory(&mut self) {
+        self.give_back();
     }
 
     fn device_memory(&self) -> Option<DeviceMemory> {
