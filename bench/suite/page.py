@@ -34,7 +34,7 @@ def provisional(report: dict) -> list[str]:
 
 
 def page(report: dict, plots: list[str]) -> str:
-    parts = ["# Figures on a GPU\n" if "device" in report else "# Figures on a CPU\n", "This page is written by `make bench` (bench/README.md says what is measured and how). Do not edit it.\n"]
+    parts = ["# Figures on a GPU\n" if "device" in report else "# Figures on a CPU\n", f"This page is written by `{'bench/run --device cuda' if 'device' in report else 'make bench'}` (bench/README.md says what is measured and how). Do not edit it.\n"]
     why = provisional(report)
     if why:
         parts.append("**Provisional.** Not to be quoted: " + "; ".join(why) + ".\n")

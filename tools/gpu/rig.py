@@ -93,6 +93,17 @@ class Rig:
             self.stage.stop(name)
 
     @contextmanager
+    def engines(self, model: Path, precisions: list[str]) -> Iterator[dict[str, Lines]]:
+        """One for each precision, started side by side: most of a start is loading libraries."""
+        name = self.name(f"engines-{model.name}")
+        try:
+            command = [str(program()), "rounds", "engine"]
+            started = {p: Lines(self.stage, f"{name}-{p}", [*command, *self.settings(model, p)], self.environment, wait=False) for p in precisions}
+            yield {precision: lines.wait() for precision, lines in started.items()}
+        finally:
+            self.stage.stop(name)
+
+    @contextmanager
     def worker(self, model: Path, precision: str, environment: dict[str, str] | None = None, **more: object) -> Iterator[Worker]:
         """A worker that is ready."""
         if not self.url:
@@ -127,13 +138,13 @@ class Rig:
         return checkpoint(shape)
 
     def requests(self, mix: str, count: int, candidates: int = workload.CANDIDATES) -> Path:
-        path = self.out / f"requests-{mix}-{count}-{candidates}.jsonl"
+        path = self.stage.folder / f"requests-{mix}-{count}-{candidates}.jsonl"
         if not path.is_file():
             workload.write(checkpoint("tinybert-l2") / "vocab.txt", count, path, mix, candidates)
         return path
 
     def write_requests(self, name: str, requests: list[dict]) -> Path:
-        path = self.out / f"requests-{name}.jsonl"
+        path = self.stage.folder / f"requests-{name}.jsonl"
         path.write_text("".join(json.dumps(one) + "\n" for one in requests), "utf-8")
         return path
 

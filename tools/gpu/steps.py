@@ -49,16 +49,13 @@ def machine(rig: Rig) -> dict:
         said = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.used,clocks.sm,clocks.mem", "--format=csv,noheader"], capture_output=True, text=True)
         found["nvidia_smi"] = said.stdout.strip()
     found["ceiling"] = rig.torch("ceiling", rig.device, rig.number(6, 1))
-    (rig.out / "ceiling.json").write_text(json.dumps(found, indent=1))
     return found
 
 
 def found(rig: Rig) -> dict:
     """The device is found and loaded at run time, and attention goes in one call there."""
-    said = {}
-    for precision in precisions(rig):
-        with rig.engine(ROOT / "tests" / "reference" / "bert-small", precision) as engine:
-            said[precision] = engine.about
+    with rig.engines(ROOT / "tests" / "reference" / "bert-small", precisions(rig)) as engines:
+        said = {precision: engine.about for precision, engine in engines.items()}
     devices = {one["device"] for one in said.values()}
     expect(devices == {"cuda:0" if rig.cuda else "cpu"}, f"asked for {rig.device}, got {devices}")
     wanted = {"fp32": "efficient", "fp16": "flash", "bf16": "flash"} if rig.cuda else dict.fromkeys(said, "grouped")
@@ -85,11 +82,13 @@ def scores(rig: Rig) -> dict:
         path = rig.write_requests(name, [{"query": case["query"], "documents": case["documents"]} for case in cases])
         expected = [case["logits"] for case in cases]
         span = spread([logit for row in expected for logit in row])
-        for precision in precisions(rig):
-            with rig.engine(folder, precision) as engine:
+        got = {}
+        with rig.engines(folder, precisions(rig)) as engines:
+            for precision, engine in engines.items():
                 engine.tell(do="load", path=str(path))
-                got = engine.tell(do="scores", count=len(cases))["scores"]
-            off = largest_off(expected, got)
+                got[precision] = engine.tell(do="scores", count=len(cases))["scores"]
+        for precision in got:
+            off = largest_off(expected, got[precision])
             worst[f"{name} {precision}"] = {"off": off, "span": span}
             bound = FP32_OFF_MAX if precision == "fp32" else HALF_OFF_MAX[precision] * span
             expect(off <= bound, f"{name} in {precision}: a logit is off by {off:.2g}, and {bound:.2g} is allowed (span {span:.2g})")
@@ -108,11 +107,13 @@ def large_scores(rig: Rig) -> dict:
         path = rig.requests("mixed", rig.number(8, 2))
         expected = rig.torch("reference", rig.device, rig.checkpoint(shape), path, seconds_max=150)["logits"]
         span = spread([logit for row in expected for logit in row])
-        for precision in precisions(rig):
-            with rig.engine(rig.checkpoint(shape), precision) as engine:
+        got = {}
+        with rig.engines(rig.checkpoint(shape), precisions(rig)) as engines:
+            for precision, engine in engines.items():
                 engine.tell(do="load", path=str(path))
-                one = largest_off(expected, engine.tell(do="scores", count=len(expected))["scores"])
-            off[f"{shape} {precision}"] = {"off": one, "span": span, "load_ms": engine.about["load_ms"]}
+                got[precision] = largest_off(expected, engine.tell(do="scores", count=len(expected))["scores"])
+        for precision, one in got.items():
+            off[f"{shape} {precision}"] = {"off": one, "span": span}
             bound = FP32_OFF_MAX_LARGE * max(1.0, span) if precision == "fp32" else HALF_OFF_MAX[precision] * 2 * span
             expect(one <= bound, f"{shape} in {precision}: a logit is off by {one:.2g}, and {bound:.2g} is allowed (span {span:.2g})")
     return off
@@ -127,12 +128,14 @@ def alone_or_in_company(rig: Rig) -> dict:
         documents = case["documents"][: rig.number(200, 40)]
         together = rig.write_requests(f"{name}-together", [{"query": case["query"], "documents": documents}])
         alone = rig.write_requests(f"{name}-alone", [{"query": case["query"], "documents": [one]} for one in documents])
-        for precision in precisions(rig):
-            with rig.engine(ROOT / "tests" / "reference" / name, precision) as engine:
+        got = {}
+        with rig.engines(ROOT / "tests" / "reference" / name, precisions(rig)) as engines:
+            for precision, engine in engines.items():
                 engine.tell(do="load", path=str(together))
                 (in_company,) = engine.tell(do="scores", count=1)["scores"]
                 engine.tell(do="load", path=str(alone))
-                by_itself = [row[0] for row in engine.tell(do="scores", count=len(documents))["scores"]]
+                got[precision] = ([row[0] for row in engine.tell(do="scores", count=len(documents))["scores"]], in_company)
+        for precision, (by_itself, in_company) in got.items():
             one = largest_off([by_itself], [in_company])
             off[f"{name} {precision}"] = one
             bound = BATCH_OFF_MAX[precision] * (1.0 if precision == "fp32" else spread(by_itself))
@@ -270,7 +273,7 @@ def told(stats: object, key: str) -> int | None:
 
 def lost_device(rig: Rig) -> dict:
     """A context that is lost for good: everybody is answered, and the worker ends with exit code 1."""
-    library, file = rig.out / "lose_device.so", rig.out / "lose"
+    library, file = rig.stage.folder / "lose_device.so", rig.stage.folder / "lose"
     source = Path(__file__).resolve().with_name("lose_device.c")
     carried = ROOT / "bin" / "lose_device.so"
     if carried.is_file():

@@ -10,6 +10,7 @@ mod cores;
 mod cpu;
 mod device;
 mod encoder;
+mod layers;
 mod layout;
 mod memory;
 mod model_engine;

@@ -112,7 +112,7 @@ impl Forward {
             let (heads, size) = (spec.heads as i64, (spec.hidden / spec.heads) as i64);
             tch::no_grad(|| Attention::choose(place, kind, heads, size))
         };
-        let encoder = Encoder::load(spec, weights, place, kind, attention)?;
+        let encoder = Encoder::load(spec, weights, place, kind, attention, place.is_cuda())?;
         Ok(Forward::Libtorch(Box::new(encoder)))
     }
 
