@@ -249,10 +249,12 @@ mod tests {
         assert_eq!(of.value.size(), of.key.size());
         for tensor in [of.query, of.key, of.value] {
             assert_eq!(tensor.kind(), of.query.kind());
-            // The last dimension without gaps, rows and heads at places that 16-byte loads reach.
+            // The last dimension without gaps, rows and heads at places that 16-byte loads reach. (Heads of other sizes are refused by
+            // the flash kernels in any layout.)
             let strides = tensor.stride();
             assert_eq!(strides[2], 1);
-            assert!(strides.iter().take(2).all(|stride| stride % 8 == 0), "{strides:?}");
+            let reached = strides.iter().take(2).all(|stride| stride % 8 == 0);
+            assert!(reached || size % 8 != 0, "{strides:?}");
         }
         assert_eq!((query_ends[0], key_ends[0]), (0, 0));
         assert!(i64::from(*query_ends.last().unwrap()) <= query_rows);
