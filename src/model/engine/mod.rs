@@ -185,3 +185,37 @@ fn is_out_of_memory(text: &str) -> bool {
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(300).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> EngineError {
+        tch::TchError::Torch(text.to_owned()).into()
+    }
+
+    #[test]
+    fn what_libtorch_says_is_sorted_by_what_can_be_done_about_it() {
+        for lost in [
+            "CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress'",
+            "CUDA error: device-side assert triggered",
+            "CUDA error: unspecified launch failure",
+            "CUDA error: uncorrectable ECC error encountered",
+            "CUDA error: the launch timed out and was terminated",
+        ] {
+            assert!(matches!(of(lost), EngineError::Fatal(_)), "{lost}");
+        }
+        for full in [
+            "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 139.81 GiB",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory",
+        ] {
+            assert!(matches!(of(full), EngineError::OutOfMemory(_)), "{full}");
+        }
+        let other = of("The size of tensor a (3) must match the size of tensor b (4)\nframe #0");
+        assert!(
+            matches!(&other, EngineError::Failed(text) if !text.contains("frame")),
+            "{other}"
+        );
+    }
+}
