@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clients gateway-check deploy-check images workflow-check deny reproducible package bench peers microbench guard guard-refresh overload soak curves build fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check gpu-check deploy-check images workflow-check deny reproducible package bench peers microbench guard guard-refresh overload soak curves build fmt lint doctor reference model clean
 
 CARGO ?= cargo
 # Optimized, and without libtorch, NATS and what tests need: it is built within a minute.
@@ -41,6 +41,10 @@ clients: ## check and test the clients in other languages
 	@tools/setup libtorch nats-server
 	@$(CARGO) build --locked
 	@tools/test-clients
+
+gpu-check: ## pack the program and its checks into .gpu, to prove it on a machine with a GPU (tools/gpu-check)
+	$(CARGO) build --release --locked
+	@tools/gpu-check --pack .gpu
 
 gateway-check: ## real clients of rerankers and a real browser against the gateway; what it adds to a request (minutes)
 	@tools/setup libtorch nats-server

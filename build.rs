@@ -1,4 +1,5 @@
-//! Tells the linker where libtorch is, so that the program and its tests run with no environment variable set.
+//! Tells the linker where libtorch is, so that the program and its tests run with no environment variable set, and compiles the
+//! few lines of C++ between libtorch and the engine.
 //!
 //! Where the program looks at run time, in this order: `LD_LIBRARY_PATH` (so that a CUDA libtorch can stand in for the
 //! CPU one), the libtorch of the build, and the two places where an installed program has it beside itself.
@@ -44,6 +45,27 @@ fn main() {
         ));
     }
     println!("cargo:rustc-link-search=native={}", out.join("lib").display());
+    #[cfg(feature = "worker")]
+    compile_shim(&libtorch);
+}
+
+/// What `tch` does not bind. The same standard and the same form of strings as `tch` builds its own part with.
+#[cfg(feature = "worker")]
+fn compile_shim(libtorch: &Path) {
+    const SHIM: &str = "src/model/engine/shim.cpp";
+    println!("cargo:rerun-if-changed={SHIM}");
+    println!("cargo:rerun-if-env-changed=LIBTORCH_CXX11_ABI");
+    let form_of_strings = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .warnings(false)
+        .include(libtorch.join("include"))
+        .define("_GLIBCXX_USE_CXX11_ABI", form_of_strings.as_str())
+        // Without it the headers ask for glog's.
+        .define("GLOG_USE_GLOG_EXPORT", None)
+        .file(SHIM)
+        .compile("nats_rerank_shim");
 }
 
 #[cfg(unix)]

@@ -173,6 +173,7 @@ fn over_nats(
         .build()?;
     let info = EngineInfo {
         kernels: "none",
+        attention: "own",
         model_id: "overhead".to_owned(),
         device: "none".to_owned(),
         precision: "none".to_owned(),

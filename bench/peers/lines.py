@@ -29,15 +29,17 @@ def obey(peer, about: dict) -> None:
                 requests, turn = [json.loads(one) for one in file], 0
             say({"requests": len(requests), **peer.load(requests)})
         elif order["do"] == "round":
-            took_ms, more = [], []
-            for _ in range(order["count"]):
-                request = requests[turn % len(requests)]
-                turn += 1
+            took_ms, more, callers = [], [], order.get("callers", 1)
+            round_began = time.perf_counter()
+            for first in range(0, order["count"], callers):
+                chosen = [requests[(turn + place) % len(requests)] for place in range(min(callers, order["count"] - first))]
+                turn += len(chosen)
                 began = time.perf_counter()
-                scores = peer.score(request)
-                took_ms.append((time.perf_counter() - began) * 1e3)
+                scores = peer.score(chosen[0]) if callers == 1 else peer.score_many(chosen)
+                # What is computed together is there together.
+                took_ms += [(time.perf_counter() - began) * 1e3] * len(chosen)
                 more.append(scores)
-            say({"ms": took_ms, **peer.tell(more)})
+            say({"ms": took_ms, "seconds": time.perf_counter() - round_began, **peer.tell(more)})
         else:
             raise ValueError(f"no such order: {line}")
 
@@ -48,6 +50,10 @@ class Peer:
     def load(self, requests: list[dict]) -> dict:
         """Get ready for these requests; what is worth telling of that."""
         return {}
+
+    def score_many(self, requests: list[dict]) -> list:
+        """Several requests at once, as well as this system can."""
+        return [self.score(request) for request in requests]
 
     def tell(self, outcomes: list) -> dict:
         """What a round says beside its times."""

@@ -21,10 +21,10 @@ def main() -> None:
         from cross_encoder import CrossEncoderPeer
 
         peer = CrossEncoderPeer(folder, precision, threads)
-    elif system == "loop":
+    elif system in ("loop", "compiled-loop"):
         from loop import LoopPeer
 
-        peer = LoopPeer(folder, precision, threads)
+        peer = LoopPeer(folder, precision, threads, system == "compiled-loop")
     elif system == "onnx":
         from onnx_runtime import OnnxPeer
 

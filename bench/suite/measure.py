@@ -13,7 +13,7 @@ import figures
 import workload
 from measuring import checkpoint
 from processes import Failed, clean_environment, program
-from systems import Machinery, System, memory_mb, offered_precisions, onnx_file
+from systems import Machinery, Starting, System, memory_mb, offered_precisions, onnx_file
 
 REQUESTS_DIFFERENT = 32
 CALLERS_SATURATION = 8
@@ -49,13 +49,27 @@ QUICK = {
 }
 
 
+# On a GPU all times are small, and what a shape's systems take to start is most of its minutes.
+CALLERS_SATURATION_GPU = 64
+GPU = {
+    "tinybert-l2": Plan({"mixed": (5, 100), "short": (3, 50), "long": (3, 50)}, 4000, 4.0),
+    "minilm-l6": Plan({"mixed": (5, 100), "short": (3, 50), "long": (3, 50)}, 3000, 4.0),
+    "minilm-l12": Plan({"mixed": (5, 50)}, 1500),
+    "bge-base": Plan({"mixed": (5, 30)}, 1000),
+    "bge-v2-m3": Plan({"mixed": (5, 20), "long": (3, 10)}, 500, 4.0),
+}
+# The same way, on any machine: tests what a GPU will run.
+GPU_QUICK = dict.fromkeys(GPU, Plan({"mixed": (2, 2)}, 16, 1.0, sweep=SWEEP_QUICK, warm_up=1))
+
+
 class Bench:
     """A run: its machinery, where its files lie, and what had to be left out."""
 
     def __init__(self, machinery: Machinery, out: Path, peers: bool, say: Callable[[str], None]) -> None:
         self.machinery, self.out, self.peers, self.say = machinery, out, peers, say
         self.left_out: list[dict] = []
-        self.precisions = offered_precisions()
+        self.precisions = offered_precisions(("fp16", "bf16")) if machinery.gpu else offered_precisions()
+        self.callers = CALLERS_SATURATION_GPU if machinery.gpu else CALLERS_SATURATION
 
     def leave_out(self, shape: str, label: str, why: object) -> None:
         self.left_out.append({"shape": shape, "label": label, "why": str(why)})
@@ -68,8 +82,10 @@ class Bench:
 
     # --- starting ------------------------------------------------------------------------------------------------------
 
-    def starters(self, shape: str) -> list[tuple[str, float, Callable[[], System]]]:
+    def starters(self, shape: str) -> list[tuple[str, float, Callable[[], Starting]]]:
         """Label, how many times the weights it needs in memory, and how it is started."""
+        if self.machinery.gpu:
+            return self.starters_gpu(shape)
         made, machinery = checkpoint(shape), self.machinery
         found = [(f"nats-rerank over NATS, {p}", 2.5, lambda p=p: machinery.worker(shape, made, p)) for p in self.precisions]
         found += [(f"nats-rerank, engine alone, {p}", 2.5, lambda p=p: machinery.engine(shape, made, p)) for p in self.precisions]
@@ -85,19 +101,41 @@ class Bench:
         ceiling = "matrix products alone"
         return found + [(f"{ceiling}, {p}", 3.0, lambda p=p: machinery.peer(shape, made, "ceiling", p, ceiling)) for p in ("fp32", "bf16")]
 
+    def starters_gpu(self, shape: str) -> list[tuple[str, float, Callable[[], Starting]]]:
+        made, machinery = checkpoint(shape), self.machinery
+        found = [(f"nats-rerank over NATS, {p}", 0.5, lambda p=p: machinery.worker(shape, made, p)) for p in self.precisions]
+        found += [(f"nats-rerank, engine alone, {p}", 0.5, lambda p=p: machinery.engine(shape, made, p)) for p in self.precisions]
+        if not self.peers:
+            return found
+        label, loop, compiled, ceiling = "sentence-transformers CrossEncoder", "transformers, sorted sub-batches", "the same with torch.compile", "matrix products alone"
+        found += [(f"{label}, {p}", 1.5, lambda p=p: machinery.peer(shape, made, "cross-encoder", p, label)) for p in ("fp16", "bf16")]
+        found += [(f"{loop}, fp16", 1.5, lambda: machinery.peer(shape, made, "loop", "fp16", loop))]
+        found += [(f"{compiled}, fp16", 1.5, lambda: machinery.peer(shape, made, "compiled-loop", "fp16", compiled))]
+        return found + [(f"{ceiling}, {p}", 0.5, lambda p=p: machinery.peer(shape, made, "ceiling", p, ceiling)) for p in ("fp16", "bf16")]
+
     def start(self, shape: str) -> list[System]:
         layers, hidden, _, between, positions = checkpoints.SHAPES[shape]
         weights_mb = 4 * (layers * (4 * hidden * hidden + 2 * hidden * between) + (checkpoints.VOCABULARY + positions) * hidden) / 2**20
-        started = []
+        started, starting = [], []
+
+        def wait() -> None:
+            for label, ready in starting:
+                try:
+                    started.append(ready())
+                except Failed as problem:
+                    self.leave_out(shape, label, problem)
+            starting.clear()
+
         for label, times, starter in self.starters(shape):
             needed, free = 400 + times * weights_mb, available_mb()
             if needed > free - 1024:
                 self.leave_out(shape, label, f"it needs about {needed:.0f} MB, and {free:.0f} MB are free")
                 continue
-            try:
-                started.append(starter())
-            except Failed as problem:
-                self.leave_out(shape, label, problem)
+            starting.append((label, starter()))
+            # On a GPU's machine, whose minutes count, all at once.
+            if not self.machinery.gpu:
+                wait()
+        wait()
         return started
 
     # --- rounds --------------------------------------------------------------------------------------------------------
@@ -113,11 +151,12 @@ class Bench:
                 self.say(f"{shape}: {mix}, {rounds} rounds of {count} requests, {len(systems)} systems in turn")
                 result["mixes"][mix] = self.rounds(shape, systems, self.payload(mix), rounds, count, workload.tokens(mix), plan.warm_up)
             if plan.saturation:
-                self.say(f"{shape}: {CALLERS_SATURATION} callers")
-                workers = [system for system in systems if system.kind == "worker"]
+                self.say(f"{shape}: {self.callers} callers")
+                # A library alone has no callers; on a GPU it is given as many requests at once as a worker has.
+                workers = [system for system in systems if system.kind == "worker" or self.machinery.gpu]
                 self.rounds_ready(shape, workers, self.payload("mixed"), plan.warm_up)
                 result["saturation"] = self.saturation(shape, workers, plan.saturation)
-                systems = [system for system in systems if system in workers or system.kind != "worker"]
+                systems = [system for system in systems if system in workers or (not self.machinery.gpu and system.kind != "worker")]
             for system in systems:
                 system.rss_saturated_mb = memory_mb(system.pid)
             if plan.sweep_s and result.get("saturation"):
@@ -164,10 +203,15 @@ class Bench:
 
     def saturation(self, shape: str, workers: list[System], count: int) -> dict:
         answers: dict[str, list[dict]] = {system.key: [] for system in workers}
-        for _ in range(SATURATION_ROUNDS):
+        # On a GPU the first round is for shapes that were not seen yet (kernels are chosen, code is compiled), and not counted.
+        unseen = int(self.machinery.gpu)
+        for number in range(SATURATION_ROUNDS + unseen):
             for system in list(workers):
                 try:
-                    answers[system.key].append(system.lines.tell(do="round", count=count, callers=CALLERS_SATURATION))
+                    if number < unseen:
+                        system.lines.tell(do="round", count=2 * self.callers, callers=self.callers)
+                        continue
+                    answers[system.key].append(system.lines.tell(do="round", count=count, callers=self.callers))
                 except Failed as problem:
                     self.leave_out(shape, system.label, problem)
                     workers.remove(system)
@@ -180,7 +224,7 @@ class Bench:
 
     def sweep(self, shape: str, plan: Plan, result: dict) -> dict:
         """A worker's answers in time at rates of their own, which do not wait (`nats-rerank bench --sweep`)."""
-        key, most = max(((key, one["requests_per_s"]) for key, one in result["saturation"].items() if not key.endswith("int8")), key=lambda one: one[1])
+        key, most = max(((key, one["requests_per_s"]) for key, one in result["saturation"].items() if key.startswith("worker-") and not key.endswith("int8")), key=lambda one: one[1])
         precision = key.removeprefix("worker-")
         p50 = result["mixes"]["mixed"]["systems"][key]["p50_ms"]
         # What the seeds ask for, and where a single request takes long, five times that.

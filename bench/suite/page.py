@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import targets
+import targets_gpu
 import workload
 
 TITLES = {
@@ -33,11 +34,13 @@ def provisional(report: dict) -> list[str]:
 
 
 def page(report: dict, plots: list[str]) -> str:
-    parts = ["# Figures on a CPU\n", "This page is written by `make bench` (bench/README.md says what is measured and how). Do not edit it.\n"]
+    parts = ["# Figures on a GPU\n" if "device" in report else "# Figures on a CPU\n", f"This page is written by `{'bench/run --device cuda' if 'device' in report else 'make bench'}` (bench/README.md says what is measured and how). Do not edit it.\n"]
     why = provisional(report)
     if why:
         parts.append("**Provisional.** Not to be quoted: " + "; ".join(why) + ".\n")
     parts.append(machine(report))
+    if "device" in report:
+        parts.append(device(report))
     parts.append(goals(report))
     parts += [f"![{name.removesuffix('.svg').replace('-', ' ')}]({name})\n" for name in plots]
     for shape in report["shapes"]:
@@ -71,9 +74,18 @@ def machine(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def device(report: dict) -> str:
+    """What the device does at most, measured in the same session."""
+    found = report.get("ceiling") or {}
+    rows = [[one["kind"], f"{one['rows']:,} × {one['into']:,} × {one['out']:,}", f"{one['tflops']:.0f}"] for one in found.get("products", [])]
+    copy = f"A copy within its memory moves {found['copy_gb_per_s']:,.0f} GB/s, reads and writes counted.\n\n" if "copy_gb_per_s" in found else ""
+    return "## The device\n\n" + copy + (table(["kind", "matrix product", "TFLOP/s"], rows, 2) if rows else "Its rates were not measured.\n")
+
+
 def goals(report: dict) -> str:
     mark = {True: "reached", False: "**not reached**", None: "not measured"}
-    rows = [[one["what"], TITLES.get(one["shape"], ""), one["goal"], one["got"], mark[one["reached"]]] for one in targets.rows(report)]
+    found = targets_gpu.rows(report) if "device" in report else targets.rows(report)
+    rows = [[one["what"], TITLES.get(one["shape"], ""), one["goal"], one["got"], mark[one["reached"]]] for one in found]
     return "## Goals\n\nRatios are medians over rounds of what both took in the same round (quartiles in parentheses).\n\n" + table(["figure", "shape", "goal", "this run", ""], rows, 5)
 
 
@@ -135,6 +147,8 @@ def saturation(shape: dict, systems: dict) -> str:
     if not rows:
         return ""
     note = "Eight callers at once. Libraries have no callers: what they do a second, call after call, is in the first table.\n\n"
+    if not all(key.startswith("worker-") for key in shape["saturation"]):
+        note = "Many callers at once; engine, libraries and products are given as many requests in one call.\n\n"
     return "### Saturation, mixed\n\n" + note + table(["system", "requests/s", "p50 ms", "p99 ms", "requests"], rows)
 
 

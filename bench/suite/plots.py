@@ -18,6 +18,7 @@ from page import TITLES
 COLOURS = {"worker": "#1b6ca8", "engine": "#7fb3d8", "peer": "#b0b0b0", "ceiling": "#e0a458"}
 KINDS = {"worker": "nats-rerank over NATS", "engine": "nats-rerank, engine alone", "peer": "peers, bare call", "ceiling": "matrix products alone"}
 MIXES = {"mixed": "mixed", "short": "all short", "long": "all long", "one-long": "one long"}
+PREFIX = "cpu"
 # Neither the date nor random ids: the same report gives the same file.
 plt.rcParams.update({"svg.hashsalt": "nats-rerank", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "white"})
 
@@ -52,7 +53,7 @@ def latencies(report: dict, folder: Path) -> None:
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[kind]) for kind in COLOURS]
     figure.tight_layout(rect=(0, 0.0, 1, 1), h_pad=1.2)
     figure.legend(handles, [KINDS[kind] for kind in COLOURS], ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0.0), frameon=False, fontsize=8)
-    save(figure, folder, "cpu-latency")
+    save(figure, folder, f"{PREFIX}-latency")
 
 
 def mixes(report: dict, folder: Path) -> None:
@@ -76,7 +77,7 @@ def mixes(report: dict, folder: Path) -> None:
     panel.set_xlim(0, 1.12 * max(times for _, times in rows))
     panel.set_title("Our p50 over NATS against the fastest peer's bare call: times faster", loc="left", fontsize=9, fontweight="bold")
     figure.tight_layout()
-    save(figure, folder, "cpu-mixes")
+    save(figure, folder, f"{PREFIX}-mixes")
 
 
 def sweeps(report: dict, folder: Path) -> None:
@@ -97,18 +98,20 @@ def sweeps(report: dict, folder: Path) -> None:
         upper.legend(frameon=False, fontsize=7, loc="upper left")
         lower.plot(rates, [point["requests_per_s"] for point in found["points"]], "o-", color=COLOURS["worker"], label="answered in time")
         lower.plot(rates, rates, color="#999999", linewidth=1, linestyle="--", label="offered")
-        lower.axhline(found["saturation_per_s"], color=COLOURS["ceiling"], linewidth=1, linestyle=":", label="eight callers that wait")
+        lower.axhline(found["saturation_per_s"], color=COLOURS["ceiling"], linewidth=1, linestyle=":", label="callers that wait")
         lower.set_ylim(0, 1.1 * max(rates))
         lower.set_xlim(0, 1.05 * max(rates))
         lower.set_xlabel("requests offered a second")
         lower.set_ylabel("requests a second")
         lower.legend(frameon=False, fontsize=7, loc="upper left")
     figure.tight_layout()
-    save(figure, folder, "cpu-sweep")
+    save(figure, folder, f"{PREFIX}-sweep")
 
 
 def main() -> None:
+    global PREFIX
     report, folder = json.loads(Path(sys.argv[1]).read_text("utf-8")), Path(sys.argv[2])
+    PREFIX = "gpu" if "device" in report else "cpu"
     folder.mkdir(parents=True, exist_ok=True)
     latencies(report, folder)
     mixes(report, folder)

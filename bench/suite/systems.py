@@ -9,6 +9,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Callable
 
 from processes import Failed, Stage, clean_environment, die_with_parent, program
 
@@ -28,7 +29,7 @@ def memory_mb(pid: int, name: str = "VmRSS") -> float:
 class Lines:
     """A process that takes orders as lines of JSON."""
 
-    def __init__(self, stage: Stage, name: str, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, stage: Stage, name: str, command: list[str], environment: dict[str, str], wait: bool = True) -> None:
         self.name, self.log = name, stage.log(name)
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
@@ -37,7 +38,14 @@ class Lines:
             )  # fmt: skip
         # Stopped with the stage.
         stage.running.append((name, self.process))
+        self.about: dict = {}
+        if wait:
+            self.wait()
+
+    def wait(self) -> Lines:
+        """Until it takes orders."""
         self.about = self.answer(START_SECONDS_MAX)["about"]
+        return self
 
     def tell(self, **order) -> dict:
         try:
@@ -82,6 +90,9 @@ class System:
         return self.kind in ("worker", "engine")
 
 
+Starting = Callable[[], System]
+
+
 @dataclass
 class Machinery:
     """What starting a system needs to know."""
@@ -90,41 +101,54 @@ class Machinery:
     url: str
     threads: int
     python: Path | None
+    device: str = "cpu"
+    # The systems and the plan of a GPU.
+    gpu: bool = False
     peers_environment: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
     def settings(self, checkpoint: Path, precision: str) -> list[str]:
-        chosen = {"model.id": str(checkpoint), "model.precision": precision, "model.device": "cpu", "model.threads": str(self.threads)}
+        chosen = {"model.id": str(checkpoint), "model.precision": precision, "model.device": self.device, "model.threads": str(self.threads)}
         return [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
 
     def subject(self, shape: str, precision: str) -> str:
         return f"rerank.v1.bench.{shape}-{precision}"
 
-    def worker(self, shape: str, checkpoint: Path, precision: str) -> System:
+    # Each of these starts a process and gives what waits until it is ready: several may be under way at once.
+
+    def worker(self, shape: str, checkpoint: Path, precision: str) -> Starting:
         """A worker and the caller that asks it."""
         subject = self.subject(shape, precision)
         name = f"{shape}-worker-{precision}"
         began = time.monotonic()
         flags = ["--set", f"nats.subject={subject}", "--set", "limits.default_timeout_ms=300000", "--set", "limits.timeout_ms_max=600000", "--set", "model.hang_timeout_ms=600000"]
-        worker = self.stage.worker(name, self.url, [*flags, *self.settings(checkpoint, precision)], self.environment)
-        self.stage.wait_ready(name, worker)
-        took = time.monotonic() - began
-        command = [str(program()), "rounds", "caller", "--set", f"nats.url={self.url}", "--set", f"nats.subject={subject}"]
-        caller = Lines(self.stage, f"{shape}-caller-{precision}", command, self.environment)
-        return System(f"worker-{precision}", f"nats-rerank over NATS, {precision}", "worker", precision, caller, worker.pid, {}, took)
+        worker = self.stage.worker(name, self.url, [*flags, *self.settings(checkpoint, precision), *self.for_device()], self.environment)
 
-    def engine(self, shape: str, checkpoint: Path, precision: str) -> System:
-        command = [str(program()), "rounds", "engine", *self.settings(checkpoint, precision)]
-        lines = Lines(self.stage, f"{shape}-engine-{precision}", command, self.environment)
-        return System(f"engine-{precision}", f"nats-rerank, engine alone, {precision}", "engine", precision, lines, lines.process.pid, lines.about)
+        def ready() -> System:
+            self.stage.wait_ready(name, worker)
+            took = time.monotonic() - began
+            command = [str(program()), "rounds", "caller", "--set", f"nats.url={self.url}", "--set", f"nats.subject={subject}"]
+            caller = Lines(self.stage, f"{shape}-caller-{precision}", command, self.environment)
+            return System(f"worker-{precision}", f"nats-rerank over NATS, {precision}", "worker", precision, caller, worker.pid, {}, took)
 
-    def peer(self, shape: str, checkpoint: Path, name: str, precision: str, label: str, *more: str) -> System:
+        return ready
+
+    def for_device(self) -> list[str]:
+        """Settings of config/gpu.toml that matter here."""
+        return ["--set", "batch.tokens_max=32768", "--set", "queue.requests_max=4096", "--set", "queue.pairs_max=262144", "--set", "queue.bytes_max=268435456"] if self.gpu else []
+
+    def engine(self, shape: str, checkpoint: Path, precision: str) -> Starting:
+        command = [str(program()), "rounds", "engine", *self.settings(checkpoint, precision), *self.for_device()]
+        lines = Lines(self.stage, f"{shape}-engine-{precision}", command, self.environment, wait=False)
+        return lambda: System(f"engine-{precision}", f"nats-rerank, engine alone, {precision}", "engine", precision, lines, lines.process.pid, lines.wait().about)
+
+    def peer(self, shape: str, checkpoint: Path, name: str, precision: str, label: str, *more: str) -> Starting:
         if self.python is None:
             raise Failed("the peers' Python is not there")
         command = [str(self.python), str(PEERS / "run.py"), name, str(checkpoint), precision, str(self.threads), *more]
-        lines = Lines(self.stage, f"{shape}-{name}-{precision}", command, self.peers_environment)
+        lines = Lines(self.stage, f"{shape}-{name}-{precision}", command, self.peers_environment | {"BENCH_DEVICE": self.device}, wait=False)
         kind = "ceiling" if name == "ceiling" else "peer"
-        return System(f"{name}-{precision}", f"{label}, {precision}", kind, precision, lines, lines.process.pid, lines.about)
+        return lambda: System(f"{name}-{precision}", f"{label}, {precision}", kind, precision, lines, lines.process.pid, lines.wait().about)
 
 
 def onnx_file(machinery: Machinery, checkpoint: Path, precision: str) -> Path:

@@ -12,6 +12,7 @@ import figures
 import page
 import quality
 import targets
+import targets_gpu
 import workload
 
 VOCAB = Path(__file__).resolve().parents[2] / ".checkpoints" / "minilm-l6-seeded" / "vocab.txt"
@@ -173,6 +174,35 @@ class Workload(unittest.TestCase):
         text = workload.write_text(known, random.Random(1), 60, known.words[300:316], 0.3)
         self.assertTrue(text[0].isupper() and text.endswith("."))
         self.assertEqual(known.count(text), 60)
+
+
+class GoalsOnAGpu(unittest.TestCase):
+    def report(self) -> dict:
+        told = {"gflop": 1000.0}
+        one = {"p50_ms": 2.0, "p99_ms": 9.0}
+        large = {
+            "shape": "bge-v2-m3", "mixes": {"mixed": {"systems": {"ceiling-fp16": {"told": told}, "worker-fp16": one}}},
+            "saturation": {"worker-fp16": {"requests_per_s": 300.0}, "engine-fp16": {"requests_per_s": 400.0}, "cross-encoder-bf16": {"requests_per_s": 100.0}, "cross-encoder-fp16": {"requests_per_s": 90.0}},
+        }  # fmt: skip
+        small = {"shape": "minilm-l6", "mixes": {"mixed": {"systems": {"worker-fp16": one}}}, "saturation": {"worker-fp16": {"requests_per_s": 700.0}}}
+        products = [{"kind": "float16", "tflops": 800.0}, {"kind": "float16", "tflops": 500.0}, {"kind": "float32", "tflops": 5000.0}]
+        return {"shapes": [large, small], "ceiling": {"products": products}}
+
+    def test_each_is_computed_from_the_run_and_marked(self):
+        found = {(row["shape"], row["goal"]): row for row in targets_gpu.rows(self.report())}
+        self.assertEqual(found["bge-v2-m3", "≥ 3 ×"]["reached"], True)
+        self.assertIn("3.00 ×", found["bge-v2-m3", "≥ 3 ×"]["got"])
+        # 400 requests of 1,000 GFLOP are 400 of 800 TFLOP/s.
+        self.assertEqual(found["bge-v2-m3", "≥ 60%"]["reached"], False)
+        self.assertIn("50.0%", found["bge-v2-m3", "≥ 60%"]["got"])
+        self.assertEqual(found["minilm-l6", "< 4 and < 8 ms"]["reached"], False)
+        self.assertEqual(found["minilm-l6", "≥ 600"]["reached"], True)
+
+    def test_what_was_not_measured_is_said_so(self):
+        found = {(row["shape"], row["goal"]): row for row in targets_gpu.rows(self.report())}
+        self.assertIsNone(found["minilm-l6", "≥ 8 ×"]["reached"])
+        report = self.report() | {"ceiling": {}}
+        self.assertIn(None, [row["reached"] for row in targets_gpu.rows(report) if row["shape"] == "bge-v2-m3"])
 
 
 if __name__ == "__main__":

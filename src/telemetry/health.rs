@@ -261,6 +261,8 @@ fn render(pages: &Pages) -> String {
     if let Some(memory) = read.device_memory {
         metrics::gauge!(names::DEVICE_MEMORY_USED_BYTES).set(memory.used_bytes as f64);
         metrics::gauge!(names::DEVICE_MEMORY_TOTAL_BYTES).set(memory.total_bytes as f64);
+        metrics::gauge!(names::DEVICE_MEMORY_ALLOCATED_BYTES).set(memory.own.allocated_bytes as f64);
+        metrics::gauge!(names::DEVICE_MEMORY_RESERVED_BYTES).set(memory.own.reserved_bytes as f64);
     }
     pages.metrics.render()
 }
@@ -276,7 +278,7 @@ fn stats(pages: &Pages) -> serde_json::Value {
     let model = pages.status.model_facts().map(|model| {
         json!({
             "id": model.id, "device": model.device, "precision": model.precision,
-            "length_max": model.length_max, "batch_tokens_max": model.batch_tokens_max,
+            "length_max": model.length_max, "batch_tokens_max": model.batch_tokens_max, "attention": model.attention,
         })
     });
     let leaves: serde_json::Map<_, _> = read
@@ -285,9 +287,14 @@ fn stats(pages: &Pages) -> serde_json::Value {
         .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
         .collect();
     const MIB: f64 = 1024.0 * 1024.0;
-    let device_memory = read
-        .device_memory
-        .map(|memory| json!({"used": memory.used_bytes as f64 / MIB, "total": memory.total_bytes as f64 / MIB}));
+    let device_memory = read.device_memory.map(|memory| {
+        json!({
+            "used": memory.used_bytes as f64 / MIB, "total": memory.total_bytes as f64 / MIB,
+            "allocated": memory.own.allocated_bytes as f64 / MIB,
+            "allocated_max": memory.own.allocated_bytes_max as f64 / MIB,
+            "reserved": memory.own.reserved_bytes as f64 / MIB,
+        })
+    });
     let cache = |counts: Option<CacheCounts>| {
         counts.map(|counts| json!({"hits": counts.hits, "misses": counts.misses, "entries": counts.entries}))
     };

@@ -42,6 +42,10 @@ pub const ENGINE_TOKENS_PER_SECOND: &str = "rerank_engine_tokens_per_second";
 pub const DEVICE_MEMORY_USED_BYTES: &str = "rerank_device_memory_used_bytes";
 /// Gauge, bytes: memory of the device.
 pub const DEVICE_MEMORY_TOTAL_BYTES: &str = "rerank_device_memory_total_bytes";
+/// Gauge, bytes: memory of the device that this process's tensors take.
+pub const DEVICE_MEMORY_ALLOCATED_BYTES: &str = "rerank_device_memory_allocated_bytes";
+/// Gauge, bytes: memory of the device that this process's allocator holds.
+pub const DEVICE_MEMORY_RESERVED_BYTES: &str = "rerank_device_memory_reserved_bytes";
 /// Gauge, seconds: loading of the served model.
 pub const MODEL_LOAD_SECONDS: &str = "rerank_model_load_seconds";
 /// Counter: models loaded by this process.
@@ -219,6 +223,16 @@ pub const ALL: &[Metric] = &[
         DEVICE_MEMORY_TOTAL_BYTES,
         Kind::GaugeIfKnown,
         "Memory of the CUDA device, in bytes; left out on other devices",
+    ),
+    metric(
+        DEVICE_MEMORY_ALLOCATED_BYTES,
+        Kind::GaugeIfKnown,
+        "Memory of the CUDA device that tensors of this process take, in bytes; left out on other devices",
+    ),
+    metric(
+        DEVICE_MEMORY_RESERVED_BYTES,
+        Kind::GaugeIfKnown,
+        "Memory of the CUDA device that this process holds for tensors of now or later, in bytes; left out on other devices",
     ),
     metric(
         MODEL_LOAD_SECONDS,

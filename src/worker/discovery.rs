@@ -227,6 +227,7 @@ mod tests {
             id: "some/model".to_owned(),
             device: "cpu".to_owned(),
             precision: "fp32".to_owned(),
+            attention: "own",
             length_max: 512,
             batch_tokens_max: 4096,
         };

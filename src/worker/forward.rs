@@ -70,6 +70,16 @@ pub struct Finished {
 }
 
 impl Batch {
+    /// Of nothing yet.
+    pub(super) fn empty(now: Instant) -> Batch {
+        Batch {
+            parts: Vec::new(),
+            tokens: 0,
+            trace: BatchTrace::none(),
+            started_at: now,
+        }
+    }
+
     /// Whether there is nothing to compute: a heart-beat is due.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()

@@ -2,7 +2,7 @@
 //!
 //! Stands between the tokenizer threads, which push, and the one engine thread, which takes a batch when it is ready
 //! for one: there is no backlog of formed batches, so the next batch grows while the device works. The decisions are
-//! the pure batcher's (`batch`); here are the lock, the waiting and the book of who awaits which logits.
+//! the pure batcher's (`batch`); here are the lock and the book of who awaits which logits, in `next` is the waiting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,25 +11,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::admit::Queue;
-use super::batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, JobId};
-use super::forward::{Batch, Cost, Finished, Part, Scored};
-use super::infer::Outcome;
+use super::batch::{BatchPolicy, Batcher, Job, JobId};
+use super::fit::Outcome;
+use super::forward::{Batch, Cost, Finished, Scored};
+use super::next::refuse_expired;
 use super::scores::{Known, PairKey, ScoreCache};
 use super::ticket::Ticket;
 use super::tokenize::Tokenized;
 use crate::model::engine::EngineError;
 use crate::model::tokenizer::PairTokens;
 use crate::protocol::{Refusal, RefusalKind, Request};
-use crate::telemetry::traces::{BatchTrace, Stage};
+use crate::telemetry::traces::Stage;
 
-/// Nothing to do for this long: the engine thread gets an empty batch, and shows that it is alive.
-const IDLE_MAX: Duration = Duration::from_secs(5);
-
-struct InProgress {
-    ticket: Ticket,
+pub(super) struct InProgress {
+    pub(super) ticket: Ticket,
     request: Request,
     /// Those that have to be computed.
-    pairs: Arc<[PairTokens]>,
+    pub(super) pairs: Arc<[PairTokens]>,
     /// The document of each of these; empty: they are all the documents, in order.
     places: Vec<usize>,
     /// One for each document, where scores are kept.
@@ -38,8 +36,8 @@ struct InProgress {
     logits: Vec<f32>,
     missing: usize,
     pushed_at: Instant,
-    first_batch_at: Option<Instant>,
-    cost: Cost,
+    pub(super) first_batch_at: Option<Instant>,
+    pub(super) cost: Cost,
 }
 
 /// A request's pairs, sorted by whether their scores are known. See [`InProgress`].
@@ -50,23 +48,23 @@ struct Pieces {
     pairs: Vec<PairTokens>,
 }
 
-struct State {
-    batcher: Batcher,
-    jobs: HashMap<JobId, InProgress>,
+pub(super) struct State {
+    pub(super) batcher: Batcher,
+    pub(super) jobs: HashMap<JobId, InProgress>,
     next_id: JobId,
     /// Set once: nothing is taken in any more, and this is why.
-    closed: Option<Refusal>,
+    pub(super) closed: Option<Refusal>,
 }
 
 /// See the module.
 pub struct Gatherer {
     state: Mutex<State>,
     /// Whose load this works off.
-    queue: Arc<Queue>,
+    pub(super) queue: Arc<Queue>,
     /// Scores that need not be computed again.
     scores: Option<Arc<ScoreCache>>,
     /// Wakes the engine thread.
-    work: Condvar,
+    pub(super) work: Condvar,
     /// Wakes the task that answers what expires.
     deadlines: Notify,
 }
@@ -88,7 +86,7 @@ impl Gatherer {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while the lock is held leaves at worst a job without its logits; its ticket still answers.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -193,90 +191,11 @@ impl Gatherer {
         }
     }
 
-    /// Waits for the next batch. For the engine thread alone. `None` after [`Gatherer::close`]; an empty batch when there
-    /// was nothing to do for some seconds.
-    pub fn next_batch(&self) -> Option<Batch> {
-        let mut device = DeviceState::Busy;
-        let mut state = self.lock();
-        loop {
-            if state.closed.is_some() {
-                return None;
-            }
-            let now = Instant::now();
-            let rate = self.queue.load().rate.clone();
-            let tokens_max = state.batcher.tokens_max();
-            let time = |tokens| rate.queue_time(tokens, tokens_max);
-            let hopeless = refuse_expired(&mut state, now, time);
-            if hopeless > 0 && device == DeviceState::Idle {
-                self.queue.load().doubt(hopeless);
-            }
-            match state.batcher.poll(now, device, time) {
-                Decision::Empty => {
-                    device = DeviceState::Idle;
-                    let waited = self.work.wait_timeout(state, IDLE_MAX);
-                    let timeout;
-                    (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-                    // Work that came at the last moment goes first.
-                    if timeout.timed_out() && state.closed.is_none() && state.jobs.is_empty() {
-                        return Some(Batch {
-                            parts: Vec::new(),
-                            tokens: 0,
-                            trace: BatchTrace::none(),
-                            started_at: now,
-                        });
-                    }
-                }
-                Decision::Wait(until) => {
-                    let pause = until.saturating_duration_since(now);
-                    state = self
-                        .work
-                        .wait_timeout(state, pause)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0;
-                }
-                Decision::Take(slices) => {
-                    let mut batch = Batch {
-                        parts: Vec::with_capacity(slices.len()),
-                        tokens: 0,
-                        trace: BatchTrace::none(),
-                        started_at: now,
-                    };
-                    // Stays empty, and without memory, where there are no spans.
-                    let mut traced = Vec::new();
-                    let mut pairs = 0;
-                    for slice in slices {
-                        // Every job the batcher knows is in the book: both are changed under one lock.
-                        if let Some(job) = state.jobs.get_mut(&slice.job) {
-                            if job.first_batch_at.is_none() {
-                                job.first_batch_at = Some(now);
-                                job.ticket.begin_stage(Stage::Infer);
-                            }
-                            traced.extend(job.ticket.trace().in_batch());
-                            pairs += slice.pairs.len();
-                            job.ticket.tokens_taken(slice.tokens);
-                            batch.tokens += slice.tokens;
-                            batch.parts.push(Part {
-                                job: slice.job,
-                                range: slice.pairs,
-                                tokens: slice.tokens,
-                                pairs: job.pairs.clone(),
-                            });
-                        }
-                    }
-                    self.queue.load().start(now, batch.tokens);
-                    drop(state);
-                    batch.trace = BatchTrace::begin(&traced, batch.parts.len(), pairs, batch.tokens);
-                    return Some(batch);
-                }
-            }
-        }
-    }
-
     /// Books the outcome of a batch that took `busy`; what is complete comes back. Where the batch failed, every request with a pair in
     /// it is refused, and so is one whose logit is not finite or that has a pair too large for the device, alone.
     pub fn finish(&self, batch: Batch, outcome: Result<Outcome, EngineError>, busy: Duration) -> Finished {
         let now = Instant::now();
-        self.queue.load().finish();
+        self.queue.load().finish(now);
         let mut done = Finished::default();
         let mut state = self.lock();
         for part in &batch.parts {
@@ -369,6 +288,11 @@ impl Gatherer {
         done
     }
 
+    /// Whether the device has been given a batch and is not through with it.
+    pub fn is_computing(&self) -> bool {
+        self.queue.load().running_since().is_some()
+    }
+
     /// Tokens of the batches to come.
     pub fn tokens_max(&self) -> usize {
         self.lock().batcher.tokens_max()
@@ -424,23 +348,6 @@ impl Gatherer {
             }
         }
     }
-}
-
-/// The tokens of the smallest request that could have been begun and was refused for the predicted time alone, else 0.
-fn refuse_expired(state: &mut State, now: Instant, time: impl Fn(usize) -> Duration) -> usize {
-    let mut hopeless = 0;
-    for (id, deadline) in state.batcher.expire(now, time) {
-        if let Some(job) = state.jobs.remove(&id) {
-            if deadline > now {
-                let tokens = job.cost.tokens as usize;
-                hopeless = if hopeless == 0 { tokens } else { tokens.min(hopeless) };
-                job.ticket.refuse_hopeless();
-            } else {
-                job.ticket.refuse_expired("while waiting for the device");
-            }
-        }
-    }
-    hopeless
 }
 
 fn fail(state: &mut State, id: JobId, refusal: Refusal) {

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::budget::TokenBudget;
-use super::forward::Scored;
+use super::fit::{Outcome, score_halving};
+use super::forward::{Batch, Scored};
 use super::gather::Gatherer;
+use super::measure::measure;
 use super::snapshot::ModelFacts;
 use super::status::Status;
 use crate::model::ModelError;
-use crate::model::engine::{Engine, EngineError, EngineInfo};
+use crate::model::engine::{Begun, Engine, EngineError, EngineInfo};
 use crate::model::tokenizer::{PairTokenizer, PairTokens};
 use crate::protocol::{Refusal, RefusalKind};
 use crate::telemetry::names;
@@ -49,7 +51,7 @@ pub struct EngineThread {
 impl EngineThread {
     /// Starts the thread, which runs `load` and then serves `gatherer` — made by `gatherer_for` for what was loaded and a
     /// token budget, which is `batch_tokens_max` or what suits the engine — until that is closed. Returns when the model is
-    /// loaded and, with `measure`, its speed is known.
+    /// loaded and, with `measure_first`, its speed is known.
     ///
     /// # Errors
     /// What `load` says, or that it panicked.
@@ -59,7 +61,7 @@ impl EngineThread {
         batch_tokens_max: Option<usize>,
         gatherer_for: impl FnOnce(&EngineInfo, usize) -> Arc<Gatherer> + Send + 'static,
         score: impl Fn(Scored, &EngineInfo) + Send + 'static,
-        measure: bool,
+        measure_first: bool,
     ) -> Result<(EngineThread, Arc<Gatherer>), ModelError> {
         let (loaded_sender, loaded) = oneshot::channel();
         let (ended_sender, ended) = oneshot::channel();
@@ -78,19 +80,28 @@ impl EngineThread {
                 metrics::counter!(names::MODEL_LOADS_TOTAL).increment(1);
                 metrics::gauge!(names::MODEL_LOAD_SECONDS).set(started.elapsed().as_secs_f64());
                 let info = engine.info().clone();
-                let batch_tokens_max = batch_tokens_max.unwrap_or(info.batch_tokens);
-                status.set_model(ModelFacts {
+                // What the user has set holds; else the engine's own, or what measuring finds on a GPU.
+                let found = batch_tokens_max.is_none() && engine.works_ahead();
+                let facts = |batch_tokens_max| ModelFacts {
                     id: info.model_id.clone(),
                     device: info.device.clone(),
                     precision: info.precision.clone(),
+                    attention: info.attention,
                     length_max: info.length_max,
                     batch_tokens_max,
-                });
+                };
+                let batch_tokens_max = batch_tokens_max.unwrap_or(info.batch_tokens);
+                status.set_model(facts(batch_tokens_max));
                 let gatherer = gatherer_for(&info, batch_tokens_max);
-                if measure {
+                if measure_first {
                     let measured = catch_unwind(AssertUnwindSafe(|| {
-                        measure_rate(engine.as_mut(), &tokenizer, &gatherer);
+                        measure(engine.as_mut(), &tokenizer, &gatherer, found);
                     }));
+                    if found {
+                        let tokens_max = gatherer.tokens_max();
+                        tracing::info!(tokens_max, "tokens of a batch, as measured");
+                        status.set_model(facts(tokens_max));
+                    }
                     if measured.is_err() {
                         let _ = loaded_sender.send(Err(ModelError::Engine {
                             reason: "scoring a first batch panicked".to_owned(),
@@ -184,7 +195,30 @@ fn dummy_pair(tokenizer: &PairTokenizer) -> Option<PairTokens> {
     pair.ok()
 }
 
+/// A batch that the device is at, or will be once it is through with the one before.
+struct Flying {
+    batch: Batch,
+    begun: Result<Begun, EngineError>,
+    /// When the device was free for it, as far as is known.
+    since: Instant,
+}
+
+/// What serving works on.
+struct Serving<'a, Score> {
+    engine: &'a mut dyn Engine,
+    gatherer: &'a Gatherer,
+    info: &'a EngineInfo,
+    watch: &'a Watch,
+    budget: TokenBudget,
+    /// When the device was last through with a batch.
+    free_since: Option<Instant>,
+    score: Score,
+}
+
 /// Serves until the gatherer is closed (`None`) or the device is lost (the reason).
+///
+/// An engine that works ahead is given a full batch while it is at another one, so that it never waits for the host; then
+/// there are two under way, and never more.
 fn serve(
     engine: &mut dyn Engine,
     gatherer: &Gatherer,
@@ -192,50 +226,95 @@ fn serve(
     watch: &Watch,
     score: impl Fn(Scored, &EngineInfo),
 ) -> Option<String> {
-    let mut budget = TokenBudget::new(gatherer.tokens_max());
-    while let Some(batch) = gatherer.next_batch() {
-        if batch.is_empty() {
-            watch.status.device_memory(|| engine.device_memory());
-            match watch.beat(engine) {
-                None => continue,
-                fatal => return fatal,
-            }
-        }
-        let pairs = batch.pairs();
-        let tokens_max = budget.tokens();
-        let started = Instant::now();
-        watch.status.batch_begins(started);
-        let outcome = batch.trace.in_scope(|| score_halving(engine, &pairs));
-        let ended = Instant::now();
-        let busy = ended - started;
-        if let Ok(outcome) = &outcome {
-            if outcome.halved && pairs.len() > 1 {
-                budget.failed(outcome.fitted_tokens);
-                tracing::warn!(
-                    tokens_max = budget.tokens(),
-                    "out of memory: batches are smaller from now on"
-                );
-                gatherer.set_tokens_max(budget.tokens());
-            } else if !outcome.halved {
-                // A batch that was computed in pieces says nothing about the speed of a whole one.
-                gatherer.measured(batch.tokens, busy);
-                let before = budget.tokens();
-                budget.fitted(batch.tokens);
-                if budget.tokens() != before {
-                    gatherer.set_tokens_max(budget.tokens());
+    let budget = TokenBudget::new(gatherer.tokens_max());
+    let mut serving = Serving {
+        engine,
+        gatherer,
+        info,
+        watch,
+        budget,
+        free_since: None,
+        score,
+    };
+    let mut flying: Option<Flying> = None;
+    loop {
+        let next = match &flying {
+            None => match gatherer.next_batch() {
+                None => return None,
+                batch => batch,
+            },
+            Some(_) => gatherer.next_full_batch(),
+        };
+        let fatal = match (next, flying.take()) {
+            (Some(batch), None) if batch.is_empty() => serving.idle(),
+            (Some(batch), before) => {
+                let next = serving.begin(batch, before.is_some());
+                let fatal = before.and_then(|before| serving.end(before));
+                if fatal.is_some() || next.begun.is_err() || !serving.engine.works_ahead() {
+                    // Everything taken is ended, so that nobody waits for it.
+                    let also = serving.end(next);
+                    fatal.or(also)
+                } else {
+                    flying = Some(next);
+                    None
                 }
             }
+            (None, Some(before)) => serving.end(before),
+            (None, None) => None,
+        };
+        if fatal.is_some() {
+            return fatal;
+        }
+    }
+}
+
+impl<Score: Fn(Scored, &EngineInfo)> Serving<'_, Score> {
+    /// Nothing to do. The reason, if the device is lost.
+    fn idle(&mut self) -> Option<String> {
+        self.watch.status.device_memory(|| self.engine.device_memory());
+        self.watch.beat(self.engine)
+    }
+
+    /// `behind`: the device is at another batch.
+    fn begin(&mut self, batch: Batch, behind: bool) -> Flying {
+        let since = Instant::now();
+        if !behind {
+            self.watch.status.batch_begins(since);
+        }
+        let pairs = batch.pairs();
+        let begun = batch.trace.in_scope(|| self.engine.begin(&pairs));
+        drop(pairs);
+        Flying { batch, begun, since }
+    }
+
+    /// Waits for a batch, books it and answers what is complete. The reason, if the device is lost.
+    fn end(&mut self, flying: Flying) -> Option<String> {
+        let Flying { batch, begun, since } = flying;
+        // Behind another batch, the device came to this one when that was through.
+        let since = self.free_since.map_or(since, |free| free.max(since));
+        let pairs = batch.pairs();
+        let tokens_max = self.budget.tokens();
+        let outcome = batch.trace.in_scope(|| {
+            let first = begun.and_then(|begun| self.engine.end(begun));
+            score_halving(self.engine, &pairs, first)
+        });
+        let ended = Instant::now();
+        self.free_since = Some(ended);
+        let busy = ended - since;
+        if let Ok(outcome) = &outcome {
+            self.learn(outcome, pairs.len(), batch.tokens, busy);
         }
         metrics::counter!(names::ENGINE_BUSY_MICROSECONDS_TOTAL).increment(busy.as_micros() as u64);
         metrics::histogram!(names::BATCH_PAIRS).record(pairs.len() as f64);
         metrics::histogram!(names::BATCH_TOKENS).record(batch.tokens as f64);
         metrics::histogram!(names::BATCH_FILL_RATIO).record(batch.tokens as f64 / tokens_max as f64);
-        watch.status.batch(pairs.len(), batch.tokens, busy, ended);
+        let status = &self.watch.status;
+        status.batch(pairs.len(), batch.tokens, busy, ended);
         if let Ok(outcome) = &outcome {
-            watch.status.beat();
-            watch.status.out_of_memory(outcome.out_of_memory);
+            status.beat();
+            status.out_of_memory(outcome.out_of_memory);
         }
-        watch.status.device_memory(|| engine.device_memory());
+        status.device_memory(|| self.engine.device_memory());
         tracing::debug!(
             pairs = pairs.len(),
             tokens = batch.tokens,
@@ -254,112 +333,31 @@ fn serve(
             }
             Ok(_) => None,
         };
-        let finished = gatherer.finish(batch, outcome, busy);
-        watch.status.wasted(finished.wasted);
+        let finished = self.gatherer.finish(batch, outcome, busy);
+        if self.gatherer.is_computing() {
+            status.batch_begins(ended);
+        }
+        status.wasted(finished.wasted);
         for scored in finished.scored {
-            score(scored, info);
+            (self.score)(scored, self.info);
         }
-        if fatal.is_some() {
-            return fatal;
-        }
+        fatal
     }
-    None
-}
 
-/// What came of a batch.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// One for each pair; meaningless for those in `unfit`.
-    pub logits: Vec<f32>,
-    /// Places of pairs for which the device has no memory even alone.
-    pub unfit: Vec<usize>,
-    /// Whether the batch was too large as a whole.
-    pub halved: bool,
-    /// Passes for which there was no memory.
-    pub out_of_memory: u64,
-    /// Tokens of the largest piece that was computed, if it was halved.
-    pub fitted_tokens: usize,
-}
-
-/// Scores, and where memory does not suffice, scores the halves, down to one pair.
-fn score_halving(engine: &mut dyn Engine, pairs: &[&PairTokens]) -> Result<Outcome, EngineError> {
-    let mut outcome = Outcome {
-        logits: Vec::with_capacity(pairs.len()),
-        ..Outcome::default()
-    };
-    score_into(engine, pairs, &mut outcome)?;
-    Ok(outcome)
-}
-
-fn score_into(engine: &mut dyn Engine, pairs: &[&PairTokens], outcome: &mut Outcome) -> Result<(), EngineError> {
-    match engine.score(pairs) {
-        Err(EngineError::OutOfMemory(reason)) => {
-            tracing::warn!(pairs = pairs.len(), reason, "out of memory");
-            outcome.halved = true;
-            outcome.out_of_memory += 1;
-            if pairs.len() == 1 {
-                outcome.unfit.push(outcome.logits.len());
-                outcome.logits.push(f32::NAN);
-                return Ok(());
-            }
-            let (left, right) = pairs.split_at(pairs.len() / 2);
-            score_into(engine, left, outcome)?;
-            score_into(engine, right, outcome)
+    /// What a batch has taught of the device's memory and speed.
+    fn learn(&mut self, outcome: &Outcome, pairs: usize, tokens: usize, busy: Duration) {
+        let before = self.budget.tokens();
+        if outcome.halved && pairs > 1 {
+            self.budget.failed(outcome.fitted_tokens);
+            let tokens_max = self.budget.tokens();
+            tracing::warn!(tokens_max, "out of memory: batches are smaller from now on");
+        } else if !outcome.halved {
+            // A batch that was computed in pieces says nothing about the speed of a whole one.
+            self.gatherer.measured(tokens, busy);
+            self.budget.fitted(tokens);
         }
-        Err(error) => Err(error),
-        Ok(mut logits) => {
-            let tokens = pairs.iter().map(|pair| pair.ids.len()).sum();
-            outcome.fitted_tokens = outcome.fitted_tokens.max(tokens);
-            // An engine that gives too few: the rest counts as not finite.
-            logits.resize(pairs.len(), f32::NAN);
-            outcome.logits.append(&mut logits);
-            Ok(())
+        if self.budget.tokens() != before {
+            self.gatherer.set_tokens_max(self.budget.tokens());
         }
-    }
-}
-
-/// The longest that measuring may take, apart from the batch that passes it.
-const MEASURE_MAX: Duration = Duration::from_millis(500);
-/// Tokens of the largest batch that is measured: near enough to a full one, and no burden on a slow device.
-const MEASURE_TOKENS_MAX: usize = 4096;
-
-/// Scores made-up pairs to know the device's speed before the first request: one pair, then ever more, up to a full batch.
-/// Each size twice, since the first pass of a shape also sets things up. What fails here fails again, and is handled, in
-/// service.
-fn measure_rate(engine: &mut dyn Engine, tokenizer: &PairTokenizer, gatherer: &Gatherer) {
-    let pair = tokenizer
-        .query("how fast is this device")
-        .and_then(|query| tokenizer.pair(&query, &"a sentence of some words. ".repeat(12), true));
-    let Ok(pair) = pair else { return };
-    let length = pair.ids.len().max(1);
-    let pairs_max = (gatherer.tokens_max().min(MEASURE_TOKENS_MAX) / length).max(1);
-    let started = Instant::now();
-    let mut count = 1;
-    loop {
-        // Different in one token each, since equal pairs are computed once.
-        let pairs: Vec<PairTokens> = (0..count)
-            .map(|place| {
-                let mut pair = pair.clone();
-                let middle = pair.ids.len() / 2;
-                pair.ids[middle] = pair.ids[place % length];
-                pair.ids.swap(middle, (place / length) % length);
-                pair
-            })
-            .collect();
-        let borrowed: Vec<&PairTokens> = pairs.iter().collect();
-        for first in [true, false] {
-            let began = Instant::now();
-            if engine.score(&borrowed).is_err() {
-                return;
-            }
-            if !first || started.elapsed() > MEASURE_MAX {
-                gatherer.measured(count * length, began.elapsed());
-                break;
-            }
-        }
-        if count == pairs_max || started.elapsed() > MEASURE_MAX {
-            return;
-        }
-        count = (count * 4).min(pairs_max);
     }
 }

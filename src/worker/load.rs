@@ -55,6 +55,8 @@ pub struct Load {
     next_id: u64,
     /// When the running batch began, and how long it should take.
     running: Option<(Instant, Duration)>,
+    /// How long the batch should take that the device has been given meanwhile.
+    behind: Option<Duration>,
     tokens_per_byte: f64,
     /// Requests whose texts were learned from, as far as it matters.
     texts_learned: u32,
@@ -78,6 +80,7 @@ impl Load {
             tokens: 0,
             next_id: 0,
             running: None,
+            behind: None,
             tokens_per_byte: TOKENS_PER_BYTE,
             texts_learned: 0,
             budget_seconds: budget.as_secs_f64(),
@@ -201,10 +204,17 @@ impl Load {
         self.running_left(now) + self.rate.queue_time(tokens, self.batch_tokens)
     }
 
-    fn running_left(&self, now: Instant) -> Duration {
-        self.running.map_or(Duration::ZERO, |(started_at, expected)| {
+    /// How long the device will take for what it has been given.
+    pub fn running_left(&self, now: Instant) -> Duration {
+        let running = self.running.map_or(Duration::ZERO, |(started_at, expected)| {
             (started_at + expected).saturating_duration_since(now)
-        })
+        });
+        running + self.behind.unwrap_or_default()
+    }
+
+    /// When half of the running batch should be done; `None` where nothing runs.
+    pub fn half_done_at(&self) -> Option<Instant> {
+        self.running.map(|(started_at, expected)| started_at + expected / 2)
     }
 
     /// Whether `tokens` more can be ready by `deadline` without making late what waits already. The earliest deadline
@@ -272,14 +282,19 @@ impl Load {
         }
     }
 
-    /// The device begins a batch.
+    /// The device is given a batch: it begins with it, or will once it is through with the one before.
     pub fn start(&mut self, now: Instant, tokens: usize) {
-        self.running = Some((now, self.rate.queue_time(tokens, self.batch_tokens)));
+        let expected = self.rate.queue_time(tokens, self.batch_tokens);
+        if self.running.is_some() {
+            self.behind = Some(expected);
+        } else {
+            self.running = Some((now, expected));
+        }
     }
 
     /// The device is through with its batch.
-    pub fn finish(&mut self) {
-        self.running = None;
+    pub fn finish(&mut self, now: Instant) {
+        self.running = self.behind.take().map(|expected| (now, expected));
     }
 
     /// Since when the device has been at its batch.

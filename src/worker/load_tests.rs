@@ -59,8 +59,17 @@ fn the_running_batch_counts_for_what_is_left_of_it() {
             .is_some_and(|rate| (90_000.0..=110_000.0).contains(&rate)),
         "{read:?}"
     );
-    load.finish();
-    assert!(load.is_idle());
+    // A second batch lies behind it: it begins when the first is through.
+    load.start(now + MS * 5, 1000);
+    let left = load.running_left(now + MS * 5);
+    assert!((MS * 14..=MS * 17).contains(&left), "{left:?}");
+    assert!(load.half_done_at().is_some_and(|at| at < now + MS * 6));
+    load.finish(now + MS * 8);
+    assert_eq!(load.running_since(), Some(now + MS * 8));
+    let left = load.running_left(now + MS * 8);
+    assert!((MS * 9..=MS * 12).contains(&left), "{left:?}");
+    load.finish(now + MS * 18);
+    assert!(load.is_idle() && load.half_done_at().is_none());
 }
 
 #[test]

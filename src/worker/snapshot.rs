@@ -18,6 +18,8 @@ pub struct ModelFacts {
     pub device: String,
     /// `fp32`, `fp16`, `bf16`.
     pub precision: String,
+    /// How attention is computed; see `EngineInfo`.
+    pub attention: &'static str,
     /// Tokens of a pair at most.
     pub length_max: usize,
     /// Tokens of a batch at most.

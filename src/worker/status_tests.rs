@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::engine::OwnMemory;
 
 #[test]
 fn counts_and_queue() {
@@ -89,6 +90,7 @@ fn the_devices_time_and_memory_are_read_back() {
     let memory = DeviceMemory {
         used_bytes: 1,
         total_bytes: 2,
+        own: OwnMemory::default(),
     };
     status.device_memory(|| Some(memory));
     status.device_memory(|| panic!("asked twice in a second"));

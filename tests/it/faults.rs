@@ -53,6 +53,16 @@ impl InProcess {
         change: impl FnOnce(&mut WorkerSettings),
         script: impl FnMut(&[&PairTokens]) -> Result<Vec<f32>, EngineError> + Send + 'static,
     ) -> InProcess {
+        let script: Script = Box::new(script);
+        InProcess::start_with(server, change, |info| Box::new(Scripted { info, script })).await
+    }
+
+    /// The same with an engine of the test's own, made on the engine thread.
+    pub async fn start_with(
+        server: &NatsServer,
+        change: impl FnOnce(&mut WorkerSettings),
+        make: impl FnOnce(EngineInfo) -> Box<dyn Engine> + Send + 'static,
+    ) -> InProcess {
         let mut settings = WorkerSettings {
             connection: ConnectionSettings {
                 urls: vec![server.url.clone()],
@@ -96,12 +106,12 @@ impl InProcess {
         let waits = settings.enabled && settings.switch_bucket.is_none();
         let subject = settings.subject.clone();
         let before = server.subscriptions(&subject);
-        let script: Script = Box::new(script);
         let load = move || -> Result<Loaded, ModelError> {
             let checkpoint = Checkpoint::open("scripted", &reference("bert-small"), None)?;
             let tokenizer = Arc::new(PairTokenizer::open(&checkpoint)?);
             let info = EngineInfo {
                 kernels: "scripted",
+                attention: "own",
                 model_id: "scripted".to_owned(),
                 device: "cpu".to_owned(),
                 precision: "fp32".to_owned(),
@@ -109,8 +119,10 @@ impl InProcess {
                 activation: ScoreActivation::Identity,
                 batch_tokens: 256,
             };
-            let engine = Box::new(Scripted { info, script });
-            Ok(Loaded { engine, tokenizer })
+            Ok(Loaded {
+                engine: make(info),
+                tokenizer,
+            })
         };
         let (stop, stopped) = watch::channel(false);
         let status = Status::new();

@@ -1,5 +1,6 @@
 //! All integration tests, in one binary: one link, one nats-server a test.
 
+mod ahead;
 mod architecture;
 mod bench;
 mod caches;

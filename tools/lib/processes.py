@@ -24,9 +24,9 @@ class Failed(Exception):
 
 
 def program() -> Path:
-    """The release build of nats-rerank ($NATS_RERANK_BIN, or in cargo's target folder)."""
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    path = Path(os.environ.get("NATS_RERANK_BIN") or target / "release" / "nats-rerank")
+    """The release build of nats-rerank ($NATS_RERANK_BIN, a packed one (tools/gpu-check --pack), or in cargo's target folder)."""
+    target, packed = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target"), ROOT / "bin" / "nats-rerank"
+    path = Path(os.environ.get("NATS_RERANK_BIN") or (packed if packed.is_file() else target / "release" / "nats-rerank"))
     if not path.is_file():
         raise Failed(f"{path} is missing: run `make build`")
     return path

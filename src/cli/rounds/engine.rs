@@ -29,7 +29,8 @@ impl Alone {
         let loaded = load_model(&config.model).map_err(|error| CliError::Failed(error.to_string()))?;
         let info = loaded.engine.info();
         let about = json!({
-            "model": info.model_id, "device": info.device, "precision": info.precision,
+            "model": info.model_id, "device": info.device, "precision": info.precision, "attention": info.attention,
+            "batch_tokens": info.batch_tokens,
             "load_ms": began.elapsed().as_secs_f64() * 1e3,
         });
         let tokens_max = config.batch.tokens_max.unwrap_or(info.batch_tokens);
@@ -53,9 +54,13 @@ impl Alone {
     }
 }
 
-/// The logits of one request, in batches no larger than a worker's.
-fn score(engine: &mut dyn Engine, pairs: &[PairTokens], tokens_max: usize) -> Result<Vec<f32>, EngineError> {
-    let mut logits = Vec::with_capacity(pairs.len());
+/// The logits of these pairs, in batches no larger than a worker's.
+fn score<'a>(
+    engine: &mut dyn Engine,
+    pairs: impl IntoIterator<Item = &'a PairTokens>,
+    tokens_max: usize,
+) -> Result<Vec<f32>, EngineError> {
+    let mut logits = Vec::new();
     let mut batch: Vec<&PairTokens> = Vec::new();
     let mut tokens = 0;
     for pair in pairs {
@@ -89,16 +94,19 @@ impl Obey for Alone {
                     .collect();
                 Ok(json!({"requests": requests.len(), "tokens": tokens, "tokenize_ms": tokenize_ms}))
             }
-            Order::Round { count, .. } => {
+            Order::Round { count, callers } => {
                 loaded(&self.requests)?;
                 let mut took_ms = Vec::with_capacity(count);
-                for place in in_turn(&mut self.next, count, self.requests.len()) {
+                let round_began = Instant::now();
+                // Callers of one moment are computed together, as a worker would.
+                for places in in_turn(&mut self.next, count, self.requests.len()).chunks(callers.max(1)) {
                     let began = Instant::now();
-                    score(&mut *self.loaded.engine, &self.requests[place], self.tokens_max)
-                        .map_err(|error| failed(&error))?;
-                    took_ms.push(began.elapsed().as_secs_f64() * 1e3);
+                    let pairs = places.iter().flat_map(|&place| &self.requests[place]);
+                    score(&mut *self.loaded.engine, pairs, self.tokens_max).map_err(|error| failed(&error))?;
+                    let took = began.elapsed().as_secs_f64() * 1e3;
+                    took_ms.extend(std::iter::repeat_n(took, places.len()));
                 }
-                Ok(json!({"ms": took_ms}))
+                Ok(json!({"ms": took_ms, "seconds": round_began.elapsed().as_secs_f64()}))
             }
             Order::Scores { count } => {
                 loaded(&self.requests)?;

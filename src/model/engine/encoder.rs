@@ -5,63 +5,16 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::layout::{Group, Layout};
+use super::attention::{Asking, Attention, Inputs};
+use super::coming::{self, Coming};
+use super::is_out_of_memory;
+use super::layers::{Layer, LayerNorm, Linear, move_biases, round_biases};
+use super::layout::Layout;
 use crate::model::ModelError;
 use crate::model::spec::{HiddenActivation, ModelSpec};
 use crate::model::weights::{Dtype, Weights};
 
 type Outcome<T> = Result<T, TchError>;
-
-/// A dense layer: `x · weightᵀ + bias`, weight `[out, in]`.
-struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    fn forward(&self, x: &Tensor) -> Outcome<Tensor> {
-        x.f_linear(&self.weight, Some(&self.bias))
-    }
-
-    /// A view of the rows `start .. start + rows` of the layer: some of its outputs.
-    fn rows(&self, start: i64, rows: i64) -> Outcome<Linear> {
-        Ok(Linear {
-            weight: self.weight.f_narrow(0, start, rows)?,
-            bias: self.bias.f_narrow(0, start, rows)?,
-        })
-    }
-}
-
-struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    epsilon: f64,
-}
-
-impl LayerNorm {
-    fn forward(&self, x: &Tensor) -> Outcome<Tensor> {
-        x.f_layer_norm(
-            [self.weight.size1()?],
-            Some(&self.weight),
-            Some(&self.bias),
-            self.epsilon,
-            false,
-        )
-    }
-}
-
-struct Layer {
-    /// Query, key and value as one product, in that order: `[3 · hidden, hidden]`.
-    qkv: Linear,
-    /// Views of `qkv` for the last layer: queries alone, and keys with values.
-    query: Linear,
-    key_value: Linear,
-    attention_out: Linear,
-    attention_norm: LayerNorm,
-    up: Linear,
-    down: Linear,
-    out_norm: LayerNorm,
-}
 
 /// The model's weights on its device, in its precision, and its arithmetic.
 pub(super) struct Encoder {
@@ -70,6 +23,11 @@ pub(super) struct Encoder {
     types: Tensor,
     embedding_norm: LayerNorm,
     layers: Vec<Layer>,
+    /// Views of the last layer's `qkv`: queries alone, and keys with values.
+    last_query: Linear,
+    last_key_value: Linear,
+    /// Whether products are summed onto the residual as they are made (`layers`).
+    onto_residual: bool,
     /// The head: a dense layer and tanh, then one output. BERT has it as pooler and classifier, RoBERTa as
     /// `classifier.dense` and `classifier.out_proj`: the same arithmetic under other names. In fp32.
     head_dense: Linear,
@@ -77,12 +35,21 @@ pub(super) struct Encoder {
     heads: i64,
     head_size: i64,
     activation: HiddenActivation,
+    attention: Attention,
     device: Device,
 }
 
 impl Encoder {
-    /// Reads the weights. `kind` is the precision of everything but the head, which is in fp32 always.
-    pub(super) fn load(spec: &ModelSpec, weights: &Weights, device: Device, kind: Kind) -> Result<Encoder, ModelError> {
+    /// Reads the weights. `kind` is the precision of everything but the head, which is in fp32 always. `onto_residual`: sums
+    /// onto the residual are made by the products (`layers`), which pays on a GPU.
+    pub(super) fn load(
+        spec: &ModelSpec,
+        weights: &Weights,
+        device: Device,
+        kind: Kind,
+        attention: Attention,
+        onto_residual: bool,
+    ) -> Result<Encoder, ModelError> {
         let base = spec.architecture.prefix();
         let source = Source { weights, device };
         let hidden = spec.hidden;
@@ -91,7 +58,7 @@ impl Encoder {
         let norm = |name: String| -> Result<LayerNorm, ModelError> {
             Ok(LayerNorm {
                 weight: source.tensor(&format!("{name}.weight"), &[hidden], kind)?,
-                bias: source.tensor(&format!("{name}.bias"), &[hidden], kind)?,
+                bias: source.tensor(&format!("{name}.bias"), &[hidden], Kind::Float)?,
                 epsilon: spec.layer_norm_eps,
             })
         };
@@ -107,10 +74,7 @@ impl Encoder {
                 hidden,
                 kind,
             )?;
-            let width = hidden as i64;
             layers.push(Layer {
-                query: qkv.rows(0, width).map_err(tensor_error)?,
-                key_value: qkv.rows(width, 2 * width).map_err(tensor_error)?,
                 qkv,
                 attention_out: source.linear(&at("attention.output.dense"), hidden, hidden, kind)?,
                 attention_norm: norm(at("attention.output.LayerNorm"))?,
@@ -124,128 +88,123 @@ impl Encoder {
         } else {
             (format!("{base}pooler.dense"), "classifier".to_owned())
         };
+        let mut embedding_norm = norm(format!("{base}embeddings.LayerNorm"))?;
+        let settled = || -> Outcome<(Linear, Linear)> {
+            if onto_residual {
+                move_biases(&mut embedding_norm, &mut layers)?;
+            }
+            round_biases(&mut embedding_norm, &mut layers, kind)?;
+            let (last, width) = (&layers[spec.layers - 1].qkv, hidden as i64);
+            Ok((last.rows(0, width)?, last.rows(width, 2 * width)?))
+        };
+        let (last_query, last_key_value) = tch::no_grad(settled).map_err(tensor_error)?;
         Ok(Encoder {
             words: table("word_embeddings", spec.vocab_size)?,
             positions: table("position_embeddings", spec.positions_max)?,
             types: table("token_type_embeddings", spec.type_vocab_size)?,
-            embedding_norm: norm(format!("{base}embeddings.LayerNorm"))?,
+            embedding_norm,
             layers,
+            last_query,
+            last_key_value,
+            onto_residual,
             head_dense: source.linear(&dense, hidden, hidden, Kind::Float)?,
             head_out: source.linear(&out, 1, hidden, Kind::Float)?,
             heads: spec.heads as i64,
             head_size: (hidden / spec.heads) as i64,
             activation: spec.hidden_activation,
+            attention,
             device,
         })
     }
 
-    /// Logits in layout order, fp32, `[pairs]`, on the CPU.
-    pub(super) fn forward(&self, layout: &Layout) -> Outcome<Vec<f32>> {
-        let mut x = self.embed(layout)?;
-        let firsts = self.index(&layout.firsts)?;
+    /// Begins to compute the logits of `layout`; on a GPU the device goes on while the caller does something else.
+    pub(super) fn begin(&self, layout: &Layout) -> Outcome<Coming> {
+        let inputs = Inputs::new(layout, self.device)?;
+        match self.logits(&inputs, layout) {
+            Ok(logits) => Coming::new(&logits, inputs.given, self.device),
+            Err(error) => {
+                if self.device.is_cuda() && !is_out_of_memory(&error.to_string()) {
+                    coming::leave(inputs.given);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// In layout order, fp32, `[pairs]`, on the device.
+    fn logits(&self, inputs: &Inputs, layout: &Layout) -> Outcome<Tensor> {
+        let mut x = self.embed(inputs)?;
         let last = self.layers.len() - 1;
         for layer in &self.layers[..last] {
-            let context = self.attention(layer, &x, &layout.groups)?;
-            x = self.after_attention(layer, &context, &x)?;
+            let context = self.attend_all(layer, &x, inputs, layout)?;
+            x = self.after_attention(layer, &context, x)?;
         }
         // Only the first token of each pair goes into the head, so the last layer computes nothing else behind its
         // keys and values.
         let layer = &self.layers[last];
-        let x_firsts = x.f_index_select(0, &firsts)?;
-        let context = self.first_token_attention(layer, &x, &x_firsts, &layout.groups)?;
-        let x = self.after_attention(layer, &context, &x_firsts)?;
+        let x_firsts = x.f_index_select(0, &inputs.firsts)?;
+        let context = self.attend_firsts(&x, &x_firsts, inputs, layout)?;
+        let x = self.after_attention(layer, &context, x_firsts)?;
         let pooled = self.head_dense.forward(&x.f_to_kind(Kind::Float)?)?.f_tanh()?;
-        let logits = self
-            .head_out
+        self.head_out
             .forward(&pooled)?
             .f_view([-1])?
-            .f_narrow(0, 0, layout.pairs() as i64)?
-            .f_to_device(Device::Cpu)?;
-        let mut host = vec![0f32; layout.pairs()];
-        logits.f_copy_data(&mut host, layout.pairs())?;
-        Ok(host)
+            .f_narrow(0, 0, layout.pairs() as i64)
     }
 
-    fn index(&self, values: &[i64]) -> Outcome<Tensor> {
-        Tensor::f_from_slice(values)?.f_to_device(self.device)
+    /// How attention is computed.
+    pub(super) fn attention(&self) -> Attention {
+        self.attention
     }
 
-    fn embed(&self, layout: &Layout) -> Outcome<Tensor> {
-        let words = self.words.f_index_select(0, &self.index(&layout.ids)?)?;
-        let positions = self.positions.f_index_select(0, &self.index(&layout.positions)?)?;
-        let types = self.types.f_index_select(0, &self.index(&layout.types)?)?;
+    fn embed(&self, inputs: &Inputs) -> Outcome<Tensor> {
+        let words = self.words.f_index_select(0, &inputs.ids)?;
+        let positions = self.positions.f_index_select(0, &inputs.positions)?;
+        let types = self.types.f_index_select(0, &inputs.types)?;
         // transformers' order of summation: words + types, then positions.
         let mut sum = words.f_add(&types)?;
         sum = sum.f_add_(&positions)?;
         self.embedding_norm.forward(&sum)
     }
 
-    /// Self-attention over every token: `[tokens, hidden]`.
-    fn attention(&self, layer: &Layer, x: &Tensor, groups: &[Group]) -> Outcome<Tensor> {
-        let qkv = layer.qkv.forward(x)?;
-        let mut contexts = Vec::with_capacity(groups.len());
-        for group in groups {
-            let (pairs, length) = (group.pairs as i64, group.length as i64);
-            let view = qkv.f_narrow(0, group.token_start as i64, pairs * length)?;
-            // [pairs, length, 3, heads, size] -> three of [pairs, heads, length, size]; views, nothing moves.
-            let view = view.f_view([pairs, length, 3, self.heads, self.head_size])?;
-            let part = |index| view.f_select(2, index)?.f_transpose(1, 2);
-            let context = attend(&part(0)?, &part(1)?, &part(2)?)?;
-            contexts.push(
-                context
-                    .f_transpose(1, 2)?
-                    .f_reshape([pairs * length, self.heads * self.head_size])?,
-            );
-        }
-        self.join(contexts, x)
+    /// Self-attention over every token: `[rows, hidden]`.
+    fn attend_all(&self, layer: &Layer, x: &Tensor, inputs: &Inputs, layout: &Layout) -> Outcome<Tensor> {
+        let qkv = layer.qkv.forward(x)?.f_view([-1, 3, self.heads, self.head_size])?;
+        let part = |index| qkv.f_select(1, index);
+        let parts = (&part(0)?, &part(1)?, &part(2)?);
+        self.attention.of(parts, Asking::All, inputs, layout)
     }
 
-    /// Self-attention of each pair's first token over all tokens of its pair: `[pairs, hidden]`.
-    fn first_token_attention(&self, layer: &Layer, x: &Tensor, x_firsts: &Tensor, groups: &[Group]) -> Outcome<Tensor> {
-        let queries = layer.query.forward(x_firsts)?;
-        let key_value = layer.key_value.forward(x)?;
-        let mut contexts = Vec::with_capacity(groups.len());
-        for group in groups {
-            let (pairs, length) = (group.pairs as i64, group.length as i64);
-            let query = queries
-                .f_narrow(0, group.pair_start as i64, pairs)?
-                .f_view([pairs, 1, self.heads, self.head_size])?
-                .f_transpose(1, 2)?;
-            let view = key_value
-                .f_narrow(0, group.token_start as i64, pairs * length)?
-                .f_view([pairs, length, 2, self.heads, self.head_size])?;
-            let part = |index| view.f_select(2, index)?.f_transpose(1, 2);
-            let context = attend(&query, &part(0)?, &part(1)?)?;
-            contexts.push(
-                context
-                    .f_transpose(1, 2)?
-                    .f_reshape([pairs, self.heads * self.head_size])?,
-            );
-        }
-        self.join(contexts, x_firsts)
-    }
-
-    /// The groups' contexts as one matrix with as many rows as `like`: idle rows get zeros.
-    fn join(&self, mut contexts: Vec<Tensor>, like: &Tensor) -> Outcome<Tensor> {
-        let rows: i64 = contexts.iter().map(|context| context.size()[0]).sum();
-        let idle = like.size()[0] - rows;
-        if idle > 0 {
-            contexts.push(Tensor::f_zeros([idle, like.size()[1]], (like.kind(), self.device))?);
-        }
-        match contexts.len() {
-            1 => Ok(contexts.remove(0)),
-            _ => Tensor::f_cat(&contexts, 0),
-        }
+    /// Self-attention of each pair's first token over all tokens of its pair: a row a pair.
+    fn attend_firsts(&self, x: &Tensor, x_firsts: &Tensor, inputs: &Inputs, layout: &Layout) -> Outcome<Tensor> {
+        let queries = self
+            .last_query
+            .forward(x_firsts)?
+            .f_view([-1, self.heads, self.head_size])?;
+        let key_value = self
+            .last_key_value
+            .forward(x)?
+            .f_view([-1, 2, self.heads, self.head_size])?;
+        let parts = (&queries, &key_value.f_select(1, 0)?, &key_value.f_select(1, 1)?);
+        self.attention.of(parts, Asking::Firsts, inputs, layout)
     }
 
     /// What follows attention in a layer, for any set of rows.
-    fn after_attention(&self, layer: &Layer, context: &Tensor, residual: &Tensor) -> Outcome<Tensor> {
-        let mut y = layer.attention_out.forward(context)?;
-        let y = layer.attention_norm.forward(&y.f_add_(residual)?)?;
+    fn after_attention(&self, layer: &Layer, context: &Tensor, residual: Tensor) -> Outcome<Tensor> {
+        let y = self.sum(&layer.attention_out, context, residual)?;
+        let y = layer.attention_norm.forward(&y)?;
         let up = self.activate(layer.up.forward(&y)?)?;
-        let mut down = layer.down.forward(&up)?;
+        let down = self.sum(&layer.down, &up, y)?;
         drop(up);
-        layer.out_norm.forward(&down.f_add_(&y)?)
+        layer.out_norm.forward(&down)
+    }
+
+    /// What `linear` makes of `x`, and the residual.
+    fn sum(&self, linear: &Linear, x: &Tensor, residual: Tensor) -> Outcome<Tensor> {
+        if self.onto_residual {
+            return linear.onto(residual, x);
+        }
+        linear.forward(x)?.f_add_(&residual)
     }
 
     fn activate(&self, mut x: Tensor) -> Outcome<Tensor> {
@@ -257,10 +216,6 @@ impl Encoder {
             HiddenActivation::Tanh => x.f_tanh_(),
         }
     }
-}
-
-fn attend(query: &Tensor, key: &Tensor, value: &Tensor) -> Outcome<Tensor> {
-    Tensor::f_scaled_dot_product_attention::<Tensor>(query, key, value, None, 0.0, false, None, false)
 }
 
 fn tensor_error(error: TchError) -> ModelError {
@@ -300,7 +255,8 @@ impl Source<'_> {
     fn linear(&self, name: &str, rows: usize, columns: usize, kind: Kind) -> Result<Linear, ModelError> {
         Ok(Linear {
             weight: self.tensor(&format!("{name}.weight"), &[rows, columns], kind)?,
-            bias: self.tensor(&format!("{name}.bias"), &[rows], kind)?,
+            // In fp32 until they have their place.
+            bias: self.tensor(&format!("{name}.bias"), &[rows], Kind::Float)?,
         })
     }
 
@@ -317,5 +273,62 @@ impl Source<'_> {
             weight: cat(|part| &part.weight)?,
             bias: cat(|part| &part.bias)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::files::Checkpoint;
+    use crate::model::tokenizer::{PairTokenizer, PairTokens};
+
+    fn logits(folder: &str, attention: Attention, onto_residual: bool) -> Vec<f32> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/reference")
+            .join(folder);
+        let checkpoint = Checkpoint::open("test", &folder, None).unwrap();
+        let (spec, weights) = (&checkpoint.spec, Weights::open(&checkpoint).unwrap());
+        let encoder = Encoder::load(spec, &weights, Device::Cpu, Kind::Float, attention, onto_residual).unwrap();
+        let tokenizer = PairTokenizer::open(&checkpoint).unwrap();
+        let query = tokenizer.query("what is a river").unwrap();
+        let pairs: Vec<PairTokens> = (1..40)
+            .map(|words| tokenizer.pair(&query, &"the river is long ".repeat(words % 13 + words / 30), true))
+            .collect::<Result<_, _>>()
+            .unwrap();
+        let pad = spec.architecture.is_roberta_family().then_some(spec.pad_token_id);
+        let of = |count: usize| Layout::new(&pairs[..count].iter().collect::<Vec<_>>(), pad);
+        // As many as leave some rows idle.
+        let layout = (1..=pairs.len())
+            .rev()
+            .map(of)
+            .find(|layout| layout.rows() > layout.tokens());
+        let layout = layout.unwrap();
+        assert!(layout.groups.len() > 2, "{:?}", layout.groups);
+        tch::no_grad(|| encoder.begin(&layout).unwrap().take().unwrap())
+    }
+
+    fn compare(attention: Attention, onto_residual: bool, tolerance: f32) {
+        for folder in ["bert-small", "xlmr-small", "bert-perturbed", "xlmr-perturbed"] {
+            let plain = logits(folder, Attention::Grouped, false);
+            let other = logits(folder, attention, onto_residual);
+            assert_eq!(plain.len(), other.len());
+            for (plain, other) in plain.iter().zip(&other) {
+                assert!((plain - other).abs() < tolerance, "{folder}: {plain} and {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_call_for_all_lengths_gives_what_a_call_a_length_gives() {
+        // Idle rows hold NaN in the second form: none of it comes through.
+        compare(Attention::Reference, false, 1e-5);
+    }
+
+    #[test]
+    fn products_summed_onto_the_residual_give_what_separate_sums_give() {
+        compare(Attention::Grouped, true, 3e-5);
+        compare(Attention::Reference, true, 3e-5);
     }
 }

@@ -45,6 +45,19 @@ pub struct Layout {
     tokens: usize,
 }
 
+/// See [`Layout::packed`].
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// The numbers.
+    pub values: Vec<i32>,
+    /// How many ids, positions and types.
+    pub rows: usize,
+    /// How many firsts.
+    pub firsts: usize,
+    /// How many pairs.
+    pub pairs: usize,
+}
+
 impl Layout {
     /// Lays `pairs` out. `roberta_pad`: the padding id of a RoBERTa-type model, whose positions start behind it;
     /// `None` for BERT, whose positions start at 0.
@@ -140,6 +153,32 @@ impl Layout {
         }
     }
 
+    /// All that the device is given, in one piece: ids, positions and types of the rows, the firsts, then twice where each
+    /// pair ends (of all tokens, and where a pair is one row), each with a 0 before the first.
+    pub fn packed(&self) -> Packed {
+        let (rows, pairs) = (self.rows(), self.pairs);
+        let mut values = Vec::with_capacity(3 * rows + self.firsts.len() + 2 * (pairs + 1));
+        for column in [&self.ids, &self.positions, &self.types, &self.firsts] {
+            // None of them reaches a number that 32 bits do not hold: tables are smaller, and so are batches.
+            values.extend(column.iter().map(|&value| value as i32));
+        }
+        let mut end = 0;
+        values.push(end);
+        for group in &self.groups {
+            for _ in 0..group.pairs {
+                end += group.length as i32;
+                values.push(end);
+            }
+        }
+        values.extend(0..=pairs as i32);
+        Packed {
+            values,
+            rows,
+            firsts: self.firsts.len(),
+            pairs,
+        }
+    }
+
     /// Scores in layout order (`[pairs()]`) back into the caller's order.
     pub fn unsort(&self, scores: &[f32]) -> Vec<f32> {
         self.places
@@ -189,6 +228,15 @@ mod tests {
         };
         assert_eq!(layout.groups, [group(0, 1, 0, 3), group(1, 2, 3, 2), group(3, 1, 7, 1)]);
         assert_eq!(layout.unsort(&[0.0, 1.0, 2.0, 3.0]), [2.0, 0.0, 1.0, 3.0, 2.0]);
+        let packed = layout.packed();
+        assert_eq!((packed.rows, packed.firsts, packed.pairs), (8, 8, 4));
+        let columns: Vec<i32> = [&layout.ids, &layout.positions, &layout.types, &layout.firsts]
+            .into_iter()
+            .flatten()
+            .map(|&value| value as i32)
+            .collect();
+        let ends = [0, 3, 5, 7, 8];
+        assert_eq!(packed.values, [&columns[..], &ends, &[0, 1, 2, 3, 4]].concat());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::ffi::c_int;
 
+use super::shim;
+
 /// Memory of a device, whoever uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceMemory {
@@ -9,6 +11,20 @@ pub struct DeviceMemory {
     pub used_bytes: u64,
     /// Bytes there are.
     pub total_bytes: u64,
+    /// What libtorch's allocator in this process knows of it.
+    pub own: OwnMemory,
+}
+
+/// This process's part of a device's memory, as libtorch's allocator has it; beside it there are the CUDA context and the
+/// libraries' own buffers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnMemory {
+    /// Taken by tensors now.
+    pub allocated_bytes: u64,
+    /// Taken by tensors at most, since the start.
+    pub allocated_bytes_max: u64,
+    /// Held, for tensors or for later.
+    pub reserved_bytes: u64,
 }
 
 /// `cudaError_t cudaSetDevice(int device)`.
@@ -59,6 +75,7 @@ impl MemoryMeter {
         (!failed && total > 0).then(|| DeviceMemory {
             used_bytes: total.saturating_sub(free) as u64,
             total_bytes: total as u64,
+            own: shim::allocator_memory(self.index as usize).unwrap_or_default(),
         })
     }
 }
@@ -97,6 +114,8 @@ mod tests {
         let memory = DeviceMemory {
             used_bytes: 4000,
             total_bytes: 5000,
+            // No allocator for a device that is not there.
+            own: OwnMemory::default(),
         };
         assert_eq!(meter(well).read(), Some(memory));
         assert_eq!(meter(badly).read(), None, "an error of the runtime is no reading");

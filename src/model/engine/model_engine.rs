@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::attention::Attention;
 use super::cores::physical_cores;
 #[cfg(target_arch = "x86_64")]
 use super::cpu::Native;
@@ -9,7 +10,8 @@ use super::device::{Device, Precision, choose_device, choose_precision, missing_
 use super::encoder::Encoder;
 use super::layout::Layout;
 use super::memory::{DeviceMemory, MemoryMeter};
-use super::{Engine, EngineError, EngineInfo};
+use super::shim;
+use super::{Begun, Engine, EngineError, EngineInfo};
 use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice};
 use crate::model::ModelError;
 use crate::model::files::Checkpoint;
@@ -24,7 +26,7 @@ pub struct EngineSettings {
     pub device: DeviceChoice,
     /// Which precision.
     pub precision: PrecisionChoice,
-    /// Which code computes on a CPU.
+    /// Which code computes on a CPU; on a GPU `libtorch` leaves out attention in one call.
     pub kernels: KernelsChoice,
     /// Threads of a forward pass on a CPU device; 0: as many as there are physical cores for this process.
     pub threads: usize,
@@ -104,7 +106,14 @@ impl Forward {
         if device == Device::Cpu {
             tch::set_num_threads(threads(settings) as i32);
         }
-        let encoder = Encoder::load(spec, weights, device.torch(), precision.kind())?;
+        let (place, kind) = (device.torch(), precision.kind());
+        let attention = if settings.kernels == KernelsChoice::Libtorch {
+            Attention::Grouped
+        } else {
+            let (heads, size) = (spec.heads as i64, (spec.hidden / spec.heads) as i64);
+            tch::no_grad(|| Attention::choose(place, kind, heads, size))
+        };
+        let encoder = Encoder::load(spec, weights, place, kind, attention, place.is_cuda())?;
         Ok(Forward::Libtorch(Box::new(encoder)))
     }
 
@@ -116,13 +125,20 @@ impl Forward {
         }
     }
 
-    /// Logits in layout order.
-    fn run(&mut self, layout: &Layout) -> Result<Vec<f32>, EngineError> {
+    fn attention(&self) -> &'static str {
+        match self {
+            Forward::Libtorch(encoder) => encoder.attention().name(),
+            #[cfg(target_arch = "x86_64")]
+            Forward::Native(_) => "own",
+        }
+    }
+
+    fn begin(&mut self, layout: Layout) -> Result<Begun, EngineError> {
         match self {
             // Gradient mode is per thread in libtorch.
-            Forward::Libtorch(encoder) => Ok(tch::no_grad(|| encoder.forward(layout))?),
+            Forward::Libtorch(encoder) => Ok(Begun::coming(tch::no_grad(|| encoder.begin(&layout))?, layout)),
             #[cfg(target_arch = "x86_64")]
-            Forward::Native(native) => native.forward(layout),
+            Forward::Native(native) => Ok(Begun::there(layout.unsort(&native.forward(&layout)?))),
         }
     }
 }
@@ -157,6 +173,7 @@ impl ModelEngine {
         let mut engine = ModelEngine {
             info: EngineInfo {
                 kernels: forward.kernels(),
+                attention: forward.attention(),
                 model_id: checkpoint.id.clone(),
                 device: device.to_string(),
                 precision: precision.to_string(),
@@ -205,18 +222,53 @@ impl ModelEngine {
     }
 }
 
+impl ModelEngine {
+    /// Out of memory, what the allocator holds for later is given back: it may lie in pieces of the wrong size, and others on
+    /// this device may need it.
+    fn make_room(&self, error: &EngineError) {
+        if matches!(error, EngineError::OutOfMemory(_)) {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&self) {
+        if self.works_ahead()
+            && let Err(error) = shim::empty_cache()
+        {
+            let reason = EngineError::from(error);
+            tracing::warn!(%reason, "cached memory of the device could not be given back");
+        }
+    }
+}
+
 impl Engine for ModelEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
     }
 
     fn score(&mut self, pairs: &[&PairTokens]) -> Result<Vec<f32>, EngineError> {
+        let begun = self.begin(pairs)?;
+        self.end(begun)
+    }
+
+    fn works_ahead(&self) -> bool {
+        self.info.device.starts_with("cuda")
+    }
+
+    fn begin(&mut self, pairs: &[&PairTokens]) -> Result<Begun, EngineError> {
         if pairs.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Begun::there(Vec::new()));
         }
         let layout = Layout::new(pairs, self.roberta_pad);
-        let logits = self.forward.run(&layout)?;
-        Ok(layout.unsort(&logits))
+        self.forward.begin(layout).inspect_err(|error| self.make_room(error))
+    }
+
+    fn end(&mut self, begun: Begun) -> Result<Vec<f32>, EngineError> {
+        begun.logits().inspect_err(|error| self.make_room(error))
+    }
+
+    fn give_back_memory(&mut self) {
+        self.give_back();
     }
 
     fn device_memory(&self) -> Option<DeviceMemory> {
@@ -238,6 +290,7 @@ fn log_loaded(info: &EngineInfo, precision: Precision, loaded: Duration, warm: D
         device = info.device,
         %precision,
         kernels = info.kernels,
+        attention = info.attention,
         length_max = info.length_max,
         load_ms = loaded.as_millis() as u64,
         warmup_ms = (warm - loaded).as_millis() as u64,

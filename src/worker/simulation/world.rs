@@ -187,7 +187,7 @@ impl World {
                 self.running = Some((until, busy, slices));
                 return Some(until);
             }
-            self.load.finish();
+            self.load.finish(self.now);
             let tokens = slices.iter().map(|slice| slice.tokens).sum();
             self.load.rate.observe(tokens, busy);
             self.totals.tokens_computed += tokens;
