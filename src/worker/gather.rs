@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::admit::Queue;
+use super::announce::Announcements;
 use super::batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, JobId};
 use super::forward::{Batch, Cost, Finished, Part, Scored};
 use super::infer::Outcome;
@@ -67,6 +68,7 @@ pub struct Gatherer {
     scores: Option<Arc<ScoreCache>>,
     /// Wakes the engine thread.
     work: Condvar,
+    announcements: Announcements,
     /// Wakes the task that answers what expires.
     deadlines: Notify,
 }
@@ -84,6 +86,7 @@ impl Gatherer {
             queue,
             scores,
             work: Condvar::new(),
+            announcements: Announcements::default(),
             deadlines: Notify::new(),
         })
     }
@@ -91,6 +94,12 @@ impl Gatherer {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while the lock is held leaves at worst a job without its logits; its ticket still answers.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that a request will be pushed in a moment, so that an idle engine thread is awake by then.
+    pub fn announce(&self) {
+        self.announcements.announce();
+        self.work.notify_one();
     }
 
     /// Takes a tokenized request in; its pairs must not be empty. It comes back at once if the score of each is known. After
@@ -161,6 +170,7 @@ impl Gatherer {
         state.jobs.insert(id, in_progress);
         state.batcher.push(Job { id, deadline, lengths }, now);
         let is_next = state.batcher.next_deadline() == Some(deadline);
+        self.announcements.came();
         drop(state);
         self.work.notify_one();
         if is_next {
@@ -213,6 +223,7 @@ impl Gatherer {
             match state.batcher.poll(now, device, time) {
                 Decision::Empty => {
                     device = DeviceState::Idle;
+                    let asleep = self.announcements.seen();
                     let waited = self.work.wait_timeout(state, IDLE_MAX);
                     let timeout;
                     (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -224,6 +235,12 @@ impl Gatherer {
                             trace: BatchTrace::none(),
                             started_at: now,
                         });
+                    }
+                    let awake = self.announcements.seen();
+                    if asleep.awaits(awake) {
+                        drop(state);
+                        self.announcements.look(awake);
+                        state = self.lock();
                     }
                 }
                 Decision::Wait(until) => {
