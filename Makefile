@@ -81,6 +81,7 @@ deploy-check: ## hold the files of deploy/ against schemas, each other and the p
 	@$(CARGO) build --locked
 	@failed=(); for check in deploy/check/*; do [[ ! -f $$check || ! -x $$check ]] || "$$check" || failed+=("$$check"); done; \
 	    [[ $${#failed[@]} == 0 ]] || { echo "deploy-check: failed: $${failed[*]}" >&2; exit 1; }
+	@echo "deploy-check: all that could be checked is well; what could not stands above as NOT CHECKED, with what it needs"
 
 images: ## build the CPU image, try it over a real nats-server, bring deploy/compose up (a container engine, or root on Debian)
 	@deploy/images/run
@@ -97,7 +98,7 @@ reproducible: ## build what needs no libtorch twice, in different folders, and c
 package: ## make the crate as it would be published, and build the client from it
 	$(CARGO) package --locked --no-default-features --features client
 
-curves: ## measure what docs/tuning.md says of each setting, and draw it (half an hour on a machine at rest)
+curves: ## measure what docs/tuning.md says of each setting, and draw it (35 minutes on a machine at rest)
 	@tools/setup
 	@$(CARGO) build --release --locked
 	@tools/curves

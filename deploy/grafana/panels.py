@@ -91,7 +91,7 @@ FLEET = Dashboard(
         Row(
             "At a glance",
             [
-                Panel("In the group", "Workers in the queue group now.", "short", [(f"sum(rerank_group_member{{{WORKERS}}})", "")], "stat", 4),
+                Panel("Workers", "In the queue group now, and out of it on purpose.", "short", [(f"sum(rerank_group_member{{{WORKERS}}})", "in the group"), (f"sum(rerank_switched_off{{{WORKERS}}})", "switched off")], "stat", 4),
                 Panel("Requests", "Requests a second that workers ended.", "reqps", [(rate("rerank_requests_total"), "")], "stat", 4),
                 Panel("In time", "Share of requests that workers answered with a ranking.", "percentunit", [(SCORED, "")], "stat", 4),
                 Panel("p99", "Time in the worker, from receipt to answer.", "s", [(quantile(0.99, "rerank_request_stage_seconds", more='stage="total"'), "")], "stat", 4),
@@ -134,6 +134,7 @@ FLEET = Dashboard(
             "The queue group",
             [
                 Panel("Members", "1 while the worker is in the queue group.", "short", [(f"rerank_group_member{{{WORKERS}}}", "{{pod}}")], stacked=True),
+                Panel("Switched off", "1 while the worker is out of the group on purpose: by the live switch, or by its settings.", "short", [(f"rerank_switched_off{{{WORKERS}}}", "{{pod}}")], stacked=True),
                 Panel("Joins and leaves", "A minute. full: not asked until it has room; off: the live switch; end: stopped.", "short", [(f"60 * {rate('rerank_group_joins_total')}", "join"), (f"60 * {rate('rerank_group_leaves_total', 'reason')}", "leave, {{reason}}")]),
                 SEEN_BY_WORKERS,
             ],
@@ -191,7 +192,7 @@ SERVERS = Dashboard(
             "As workers and gateways see them",
             [
                 SEEN_BY_WORKERS,
-                Panel("Workers in the group", "A full worker, and one that is switched off, has left it.", "short", [(f"sum(rerank_group_member{{{WORKERS}}})", "workers")]),
+                Panel("Workers in the group", "A full worker, and one that is switched off, has left it.", "short", [(f"sum(rerank_group_member{{{WORKERS}}})", "in the group"), (f"sum(rerank_switched_off{{{WORKERS}}})", "switched off")]),
                 Panel("Gateways connected", "1 while there is a connection.", "short", [(f"rerank_gateway_connected{{{GATEWAYS}}}", "{{pod}}")]),
                 Panel("Requests", "A second, ended by workers.", "reqps", [(rate("rerank_requests_total", "outcome"), "{{outcome}}")], stacked=True),
                 Panel("Joins and leaves", "Of the queue group, a minute.", "short", [(f"60 * {rate('rerank_group_joins_total')}", "join"), (f"60 * {rate('rerank_group_leaves_total', 'reason')}", "leave, {{reason}}")]),

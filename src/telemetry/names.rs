@@ -68,6 +68,8 @@ pub const NATS_PERMISSION_VIOLATIONS_TOTAL: &str = "rerank_nats_permission_viola
 pub const NATS_RECONNECTS_TOTAL: &str = "rerank_nats_reconnects_total";
 /// Gauge, 0 or 1: membership of the queue group.
 pub const GROUP_MEMBER: &str = "rerank_group_member";
+/// Gauge, 0 or 1: out of the queue group on purpose.
+pub const SWITCHED_OFF: &str = "rerank_switched_off";
 /// Counter: times the queue group was joined.
 pub const GROUP_JOINS_TOTAL: &str = "rerank_group_joins_total";
 /// Counter: times the queue group was left, by reason.
@@ -288,6 +290,11 @@ pub const ALL: &[Metric] = &[
         GROUP_MEMBER,
         Kind::Gauge,
         "1 while this worker is in the queue group, else 0",
+    ),
+    metric(
+        SWITCHED_OFF,
+        Kind::Gauge,
+        "1 while this worker is switched off, by the live switch or by `enabled`, else 0",
     ),
     metric(GROUP_JOINS_TOTAL, Kind::Counter, "Times the queue group was joined"),
     Metric {

@@ -8,9 +8,15 @@ use tokio::sync::watch;
 use super::admit::Queue;
 use super::membership::{Membership, MembershipPolicy};
 use super::receive::Wish;
+use crate::telemetry::names;
 
 /// How often a worker that is away looks whether there is room again.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Tells the metrics what the switch says. Who looks at a fleet in which nobody works can then see whether that is a fault.
+pub(super) fn tell_switch(enabled: bool) {
+    metrics::gauge!(names::SWITCHED_OFF).set(if enabled { 0.0 } else { 1.0 });
+}
 
 /// Feeds the state machine until `stop` turns true, then wishes for the end.
 pub(super) async fn govern(
@@ -24,11 +30,13 @@ pub(super) async fn govern(
     let mut switched = true;
     let mut was_away = false;
     let mut switchable = true;
+    tell_switch(switched);
     loop {
         let now = Instant::now();
         let enabled = *switch.borrow_and_update();
         if enabled != switched {
             switched = enabled;
+            tell_switch(enabled);
             if enabled {
                 tracing::info!("switched on: joining the queue group");
             } else {

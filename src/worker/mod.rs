@@ -117,6 +117,8 @@ async fn serve(
     status: Arc<Status>,
 ) -> Result<(), WorkerError> {
     tokio::spawn(status.clone().pulse());
+    // Before the live switch can be seen, which is after a model's download, the configuration holds.
+    govern::tell_switch(settings.enabled);
     let WorkerSettings {
         window,
         batch_tokens_max,

@@ -25,7 +25,7 @@ fn http(address: &str, head: &str) -> (u16, String) {
     (code.expect("a status code"), body.to_owned())
 }
 
-fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     http(address, &format!("GET {path} HTTP/1.1"))
 }
 
@@ -128,6 +128,7 @@ async fn a_serving_worker_is_ready_and_measured() {
         "rerank_request_stage_seconds_count{stage=\"tokenize\"} 3",
         "rerank_request_stage_seconds_count{stage=\"total\"} 4",
         "rerank_group_member 1",
+        "rerank_switched_off 0",
         "rerank_group_joins_total 1",
         "rerank_group_leaves_total{reason=\"full\"} 0",
         "rerank_engine_wasted_microseconds_total 0",
@@ -206,6 +207,8 @@ async fn loading_and_switched_off_are_not_ready_and_say_why() {
             .as_str()
             .is_some_and(|reason| reason.contains("switched off"))
     );
+    let (_, metrics) = get(&address, "/metrics");
+    assert!(metrics.contains("\nrerank_switched_off 1\n"), "{metrics}");
 
     let waiting = Worker::spawn(&url, &model, &[FREE_PORT, "nats.connect_retries_max=10000"]);
     let (code, body) = wait_for_state(&waiting.health_address(), "connecting");

@@ -7,9 +7,11 @@ use nats_rerank::protocol::Request;
 use nats_rerank::worker::WorkerSettings;
 
 use crate::faults::{InProcess, lengths};
+use crate::health::get;
 use crate::support::nats_server::{NatsServer, free_port};
 use crate::support::proxy::Proxy;
-use crate::support::{Answer, PATIENCE, RawCaller, until};
+use crate::support::worker::Worker;
+use crate::support::{Answer, PATIENCE, RawCaller, reference, until};
 
 const SUBJECT: &str = "rerank.v1.score";
 
@@ -63,6 +65,38 @@ async fn the_live_switch_turns_workers_off_and_on() {
     bucket.delete("enabled").await.expect("a deletion");
     until("the configuration holds again", || members() == 1).await;
     worker.stop().await.expect("a clean stop");
+}
+
+/// A fleet that is switched off looks like one that is gone, but for this gauge. The program's own: only it has a recorder.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_what_the_live_switch_says() {
+    let store = tempfile::tempdir().unwrap();
+    let server = NatsServer::start_with(&["-js", "-sd", &store.path().display().to_string()]);
+    let bucket = bucket(&server).await;
+    bucket.put("enabled", "true".into()).await.expect("a value");
+    let model = reference("bert-small").display().to_string();
+    // Off by its configuration, which the bucket overrules.
+    let worker = Worker::spawn(
+        &server.url,
+        &model,
+        &[
+            "health.listen=127.0.0.1:0",
+            "enabled=false",
+            "nats.switch_bucket=switch",
+        ],
+    );
+    let address = worker.health_address();
+    let tells = |switched_off: u8| {
+        get(&address, "/metrics")
+            .1
+            .contains(&format!("\nrerank_switched_off {switched_off}\n"))
+    };
+    until("joined", || server.members(SUBJECT) == 1).await;
+    until("on", || tells(0)).await;
+    bucket.put("enabled", "false".into()).await.expect("a value");
+    until("off", || tells(1) && server.members(SUBJECT) == 0).await;
+    bucket.put("enabled", "true".into()).await.expect("a value");
+    until("on again", || tells(0) && server.members(SUBJECT) == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,7 +150,9 @@ def stop_and_settings(deployment: dict, documents: list[dict], program: Path, de
     cache = values["model.hub_cache_dir"]
     if kind == "worker" and not any(cache.startswith(f"{path}/") for path in writable):
         found.append(f"model.hub_cache_dir = {cache!r} lies on no volume that can be written")
-    if not (values["nats.credentials_file"] or values["nats.nkey_seed_file"] or values["nats.user"] or values["nats.token"]):
+    # An optional Secret is how the component nats-open says that there is none on purpose.
+    open_nats = any(volume.get("secret", {}).get("optional") for volume in volumes.values())
+    if not open_nats and not (values["nats.credentials_file"] or values["nats.nkey_seed_file"] or values["nats.user"] or values["nats.token"]):
         found.append("no login to NATS")
     # The port that is listened on, opened and probed is one; so is the default, which docs and dashboards name.
     address, port = values[LISTEN[kind]].rsplit(":", 1)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools" / "lib"))
 
-from cache import SetupError, cache_folder, locked  # noqa: E402
+from cache import SetupError, cache_folder  # noqa: E402
+from made import python_of  # noqa: E402
 
 REQUIREMENTS = ROOT / "deploy" / "check"
 
@@ -46,32 +45,15 @@ class Report:
 
 
 def own_python(what: str) -> Path:
-    """A Python of the cache that has what `<what>.lock` here names, made if it is missing or of other versions."""
-    requirements = REQUIREMENTS / f"{what}.lock"
-    venv = cache_folder() / ("deploy-venv" if what == "requirements" else f"deploy-{what}-venv")
-    python = venv / "bin" / "python"
-    stamp = venv / ".made-from"
-    made_from = f"{sys.version} {hashlib.sha256(requirements.read_bytes()).hexdigest()}"
-    with locked(cache_folder()):
-        if not stamp.is_file() or stamp.read_text() != made_from:
-            say(f"making {venv}")
-            # Of the Python that the venv of this process was made from: a venv in a venv would go with it.
-            base = getattr(sys, "_base_executable", sys.executable)
-            made = subprocess.run([base, "-m", "venv", "--clear", str(venv)], capture_output=True, text=True)
-            if made.returncode:
-                raise SetupError("python3 cannot make a venv. On Debian: apt-get install python3-venv")
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--requirement", str(requirements)]
-            if subprocess.run(pip).returncode:
-                raise SetupError(f"pip could not install what {requirements.relative_to(ROOT)} names")
-            stamp.write_text(made_from)
-    return python
+    """A Python of the cache that has what `<what>.lock` here names, made if it is missing."""
+    return python_of("deploy-venv" if what == "requirements" else f"deploy-{what}-venv", REQUIREMENTS / f"{what}.lock", say, "--require-hashes")
 
 
 def into_own_python() -> None:
-    """Go on in the Python that the checks run in (90 MB on disk)."""
-    if Path(sys.prefix).resolve() == (cache_folder() / "deploy-venv").resolve():
-        return
+    """Go on in the Python that the checks run in (150 MB on disk)."""
     python = own_python("requirements")
+    if Path(sys.prefix).resolve() == python.parents[1].resolve():
+        return
     sys.stdout.flush()
     os.execv(python, [str(python), *sys.argv])
 

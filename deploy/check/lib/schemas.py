@@ -4,7 +4,6 @@ a field more than they have; ScaledObject and PodMonitor by the types that are m
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import re
@@ -13,8 +12,9 @@ import subprocess
 from pathlib import Path
 
 import kubernetes_validate
-from cache import SetupError, locked
+from cache import SetupError
 from cluster import title
+from made import made
 from report import ROOT, say
 
 # The oldest that has all we use (the sleep action of preStop), and the newest that the package knows.
@@ -52,29 +52,23 @@ def problems_of(written: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def node_modules(cache: Path) -> Path | None:
-    """The folder of packages that the lock in `types` names, made if missing; None without node 20 and npm."""
+def node_modules() -> Path | None:
+    """The folder of packages that the lock in `types` names, made if missing (61 MB on disk); None without node 20 and npm."""
     if not (shutil.which("node") and shutil.which("npm")):
         return None
     version = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
     if int(version.lstrip("v").split(".")[0]) < 20:
         return None
-    folder = cache / "deploy-node"
-    lock = (TYPES / "package-lock.json").read_bytes()
-    stamp, made_from = folder / ".made-from", f"{version} {hashlib.sha256(lock).hexdigest()}"
-    with locked(cache):
-        if not stamp.is_file() or stamp.read_text() != made_from:
-            say(f"making {folder} (61 MB on disk)")
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            for name in ("package.json", "package-lock.json", ".npmrc"):
-                shutil.copy2(TYPES / name, folder / name)
-            command = ["npm", "ci", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"]
-            environment = os.environ | {"npm_config_update_notifier": "false"}
-            if subprocess.run(command, cwd=folder, env=environment).returncode:
-                raise SetupError("npm could not install what deploy/check/types names")
-            stamp.write_text(made_from)
-    return folder
+
+    def make(folder: Path) -> None:
+        for name in ("package.json", "package-lock.json", ".npmrc"):
+            shutil.copy2(TYPES / name, folder / name)
+        command = ["npm", "ci", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"]
+        environment = os.environ | {"npm_config_update_notifier": "false"}
+        if subprocess.run(command, cwd=folder, env=environment).returncode:
+            raise SetupError("npm could not install what deploy/check/types names")
+
+    return made("deploy-node", f"{version}\0{(TYPES / 'package-lock.json').read_text()}", make, say)
 
 
 def custom_problems(documents: list[dict], modules: Path) -> list[str]:

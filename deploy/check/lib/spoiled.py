@@ -62,6 +62,7 @@ SPOILED: dict[str, Callable[[dict], object]] = {
     "a probe of a port that is not there": lambda o: container(o)["livenessProbe"]["httpGet"].update(port="http"),
     "a liveness probe that asks for readiness": lambda o: container(o)["livenessProbe"]["httpGet"].update(path="/readyz"),
     "credentials where no Secret is mounted": edit("/etc/nats-rerank/nats/nats.nk", "/etc/nats/nats.nk"),
+    "no login": edit('nkey_seed_file = "/etc/nats-rerank/nats/nats.nk"', ""),
     "a cache on the read-only root": edit("/var/cache/nats-rerank/hub", "/var/lib/hub"),
     "root": lambda o: pod(o)["securityContext"].update(runAsNonRoot=False),
     "a root file system that can be written": lambda o: container(o)["securityContext"].pop("readOnlyRootFilesystem"),

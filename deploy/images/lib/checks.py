@@ -17,7 +17,8 @@ from engine import Engine, Failed
 SIZE_MB_MAX = 550
 # docker stop's own; a container that needs it was not stopped cleanly.
 GRACE_S = 40
-PATIENCE_S = 180
+# A machine may be busy.
+PATIENCE_S = 600
 # Nothing of this belongs into what runs.
 TOOLS = "gcc g++ cc c++ cpp clang ld as make cargo rustc rustup pip pip3 python python3 node npm git curl wget"
 HARDENED = ["--read-only", "--tmpfs", "/tmp:size=64m,mode=1777", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true"]
