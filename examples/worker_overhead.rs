@@ -193,6 +193,10 @@ fn over_nats(
         };
         let worker = tokio::spawn(worker::run(settings, load, stopped, status.clone()));
         while status.state() != State::Serving {
+            if worker.is_finished() {
+                worker.await??;
+                return Err("the worker ended before it served".into());
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let client = async_nats::connect(url).await?;

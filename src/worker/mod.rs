@@ -8,6 +8,7 @@
 //! Threads: one for NATS (receive, decode, admit, reply, deadlines), the tokenizer pool, and one for the engine.
 
 mod admit;
+mod announce;
 mod answer;
 mod batch;
 mod budget;
@@ -218,12 +219,12 @@ async fn serve(
         .map_err(|error| WorkerError::Threads(error.to_string()))?
     };
     let take = {
-        let queue = queue.clone();
+        let (gatherer, queue) = (gatherer.clone(), queue.clone());
         move |incoming, place| {
             let admitted =
                 decode::decode(incoming, place, &limits).and_then(|decoded| queue.admit(decoded, Instant::now()));
             if let Some(admitted) = admitted {
-                pool.submit(admitted);
+                pool.submit(admitted, || gatherer.announce());
             }
         }
     };

@@ -2,9 +2,9 @@
 //!
 //! All matrix products have one shape: up to [`TILE`] rows of an operand against a panel of [`TILE`] columns, into a tile of
 //! f32 that stays in the first-level cache. A second function then does with the tile what follows (bias, activation,
-//! residual). An operand is a row of 32-bit units, each one f32, two bf16 or four u8 (three units are two split f32); a panel holds, for each unit, the
-//! [`TILE`] columns' weights side by side. That is how AMX, `vdpbf16ps` and `vpdpbusd` all want them, so packed weights serve
-//! any of them. Each element of a tile is the sum over its own row and column in one order, whatever lies around it: a
+//! residual). An operand is a row of 32-bit units, each one f32, two bf16 or four u8 (three units are two split f32); a panel
+//! holds, for each unit, the [`TILE`] columns' weights side by side. That is how AMX, `vdpbf16ps` and `vpdpbusd` all want them,
+//! so packed weights serve any of them. Each element of a tile is the sum over its own row and column in one order, whatever lies around it: a
 //! pair's logit does not depend on its batch, to the last bit.
 
 use super::isa::Isa;
