@@ -163,7 +163,8 @@ impl ModelEngine {
         let weights = Weights::open(checkpoint)?;
         let spec = &checkpoint.spec;
         let mut forward = Forward::load(spec, &weights, device, precision, settings);
-        if forward.is_err() && settings.precision == PrecisionChoice::Auto && precision == Precision::Bf16 {
+        let refused = matches!(forward, Err(ModelError::Device { .. }));
+        if refused && settings.precision == PrecisionChoice::Auto && precision == Precision::Bf16 {
             // Nobody asked for bf16.
             precision = Precision::Fp32;
             forward = Forward::load(spec, &weights, device, precision, settings);
