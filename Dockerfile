@@ -42,9 +42,11 @@ FROM libtorch AS dependencies
 ARG FEATURES=otlp
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock build.rs ./
+# build.rs compiles it.
+COPY src/model/engine/shim.cpp src/model/engine/
 RUN --mount=type=secret,id=settings --mount=type=secret,id=ca --mount=type=secret,id=cargo-config,target=/usr/local/cargo/config.toml \
     sed -i '/^\[\[\(test\|example\|bench\)\]\]$/,/^$/d' Cargo.toml \
-    && mkdir src && echo 'fn main() {}' >src/main.rs && touch src/lib.rs \
+    && echo 'fn main() {}' >src/main.rs && touch src/lib.rs \
     && with-settings cargo build --release --locked --features "$FEATURES" \
     && cargo clean --release --package nats-rerank
 
