@@ -102,6 +102,9 @@ fn folder_id(path: &Path) -> String {
         .map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
+/// Folders above the program's in which a source tree is looked for.
+const SOURCE_ABOVE_MAX: usize = 3;
+
 /// Where the built-in model may lie: beside the binary, as an installation puts it, or in the source tree.
 fn builtin_places(program: Option<&Path>) -> Vec<PathBuf> {
     let mut places = Vec::new();
@@ -112,7 +115,13 @@ fn builtin_places(program: Option<&Path>) -> Vec<PathBuf> {
         if let Some(prefix) = beside.parent() {
             places.push(prefix.join("share/nats-rerank/models").join(BUILTIN));
         }
+        // In target/release/ or target/debug/deps/ of a source tree.
+        let above = beside.ancestors().skip(1).take(SOURCE_ABOVE_MAX);
+        let sources = above.filter(|folder| folder.join("Cargo.toml").is_file());
+        places.extend(sources.map(|folder| folder.join("models").join(BUILTIN)));
     }
+    // A release build holds no path of the machine that built it (tools/reproducible).
+    #[cfg(debug_assertions)]
     places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(BUILTIN));
     places
 }
@@ -187,7 +196,12 @@ mod tests {
             root.join("share/nats-rerank/models/builtin"),
         ];
         assert_eq!(places[..2], expected);
-        assert!(places[2].ends_with("models/builtin"));
+        std::fs::create_dir_all(root.join("target/release")).unwrap();
+        std::fs::write(root.join("target/release/nats-rerank"), b"").unwrap();
+        let built = root.join("target/release/nats-rerank");
+        assert!(!builtin_places(Some(&built)).contains(&root.join("models/builtin")));
+        std::fs::write(root.join("Cargo.toml"), b"").unwrap();
+        assert!(builtin_places(Some(&built)).contains(&root.join("models/builtin")));
         let message = ModelError::NotFound {
             id: BUILTIN.to_owned(),
             looked_in: places,
