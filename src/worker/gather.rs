@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::admit::Queue;
-use super::announce::Announcements;
 use super::batch::{BatchPolicy, Batcher, Job, JobId};
 use super::fit::Outcome;
 use super::forward::{Batch, Cost, Finished, Scored};
@@ -66,7 +65,6 @@ pub struct Gatherer {
     scores: Option<Arc<ScoreCache>>,
     /// Wakes the engine thread.
     pub(super) work: Condvar,
-    pub(super) announcements: Announcements,
     /// Wakes the task that answers what expires.
     deadlines: Notify,
 }
@@ -84,7 +82,6 @@ impl Gatherer {
             queue,
             scores,
             work: Condvar::new(),
-            announcements: Announcements::default(),
             deadlines: Notify::new(),
         })
     }
@@ -92,12 +89,6 @@ impl Gatherer {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while the lock is held leaves at worst a job without its logits; its ticket still answers.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says that a request will be pushed in a moment, so that an idle engine thread is awake by then.
-    pub fn announce(&self) {
-        self.announcements.announce();
-        self.work.notify_one();
     }
 
     /// Takes a tokenized request in; its pairs must not be empty. It comes back at once if the score of each is known. After
@@ -168,7 +159,6 @@ impl Gatherer {
         state.jobs.insert(id, in_progress);
         state.batcher.push(Job { id, deadline, lengths }, now);
         let is_next = state.batcher.next_deadline() == Some(deadline);
-        self.announcements.came();
         drop(state);
         self.work.notify_one();
         if is_next {

@@ -8,7 +8,6 @@
 //! Threads: one for NATS (receive, decode, admit, reply, deadlines), the tokenizer pool, and one for the engine.
 
 mod admit;
-mod announce;
 mod answer;
 mod batch;
 mod budget;
@@ -219,12 +218,12 @@ async fn serve(
         .map_err(|error| WorkerError::Threads(error.to_string()))?
     };
     let take = {
-        let (gatherer, queue) = (gatherer.clone(), queue.clone());
+        let queue = queue.clone();
         move |incoming, place| {
             let admitted =
                 decode::decode(incoming, place, &limits).and_then(|decoded| queue.admit(decoded, Instant::now()));
             if let Some(admitted) = admitted {
-                pool.submit(admitted, || gatherer.announce());
+                pool.submit(admitted);
             }
         }
     };

@@ -32,19 +32,12 @@ impl Gatherer {
             match state.batcher.poll(now, device, time) {
                 Decision::Empty => {
                     device = DeviceState::Idle;
-                    let asleep = self.announcements.seen();
                     let waited = self.work.wait_timeout(state, IDLE_MAX);
                     let timeout;
                     (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                     // Work that came at the last moment goes first.
                     if timeout.timed_out() && state.closed.is_none() && state.jobs.is_empty() {
                         return Some(Batch::empty(now));
-                    }
-                    let awake = self.announcements.seen();
-                    if asleep.awaits(awake) {
-                        drop(state);
-                        self.announcements.look(awake);
-                        state = self.lock();
                     }
                 }
                 Decision::Wait(until) => state = self.wait_until(state, now, until),

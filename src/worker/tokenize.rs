@@ -93,11 +93,10 @@ impl TokenizerPool {
         })
     }
 
-    /// Tokenizes a request: a small one at once, after `announce`, others in the background. Bounded by admission.
-    pub fn submit(&self, admitted: Admitted, announce: impl FnOnce()) {
+    /// Tokenizes a request: a small one at once, others in the background. Bounded by admission.
+    pub fn submit(&self, admitted: Admitted) {
         let (tokenizer, next) = (self.tokenizer.clone(), self.next.clone());
         if is_small(&admitted.request, &tokenizer) {
-            announce();
             // As in the pool: a panic drops the ticket, which answers, and must not take this thread down.
             let small = AssertUnwindSafe(|| start(admitted, tokenizer, next));
             if catch_unwind(small).is_err() {
