@@ -30,7 +30,7 @@ pub(super) async fn govern(
     let mut switched = true;
     let mut was_away = false;
     let mut switchable = true;
-    tell_switch(switched);
+    tell_switch(*switch.borrow());
     loop {
         let now = Instant::now();
         let enabled = *switch.borrow_and_update();

@@ -163,7 +163,7 @@ impl From<tch::TchError> for EngineError {
             "invalid program counter",
             "not supported on global/shared address space",
         ];
-        if is_out_of_memory(&lower) {
+        if is_out_of_memory(&text) {
             EngineError::OutOfMemory(text)
         } else if FATAL.iter().any(|sign| lower.contains(sign)) {
             EngineError::Fatal(text)

@@ -221,23 +221,12 @@ impl ModelEngine {
         }
         Ok(())
     }
-}
 
-impl ModelEngine {
     /// Out of memory, what the allocator holds for later is given back: it may lie in pieces of the wrong size, and others on
     /// this device may need it.
-    fn make_room(&self, error: &EngineError) {
+    fn make_room(&mut self, error: &EngineError) {
         if matches!(error, EngineError::OutOfMemory(_)) {
-            self.give_back();
-        }
-    }
-
-    fn give_back(&self) {
-        if self.works_ahead()
-            && let Err(error) = shim::empty_cache()
-        {
-            let reason = EngineError::from(error);
-            tracing::warn!(%reason, "cached memory of the device could not be given back");
+            self.give_back_memory();
         }
     }
 }
@@ -269,7 +258,12 @@ impl Engine for ModelEngine {
     }
 
     fn give_back_memory(&mut self) {
-        self.give_back();
+        if self.works_ahead()
+            && let Err(error) = shim::empty_cache()
+        {
+            let reason = EngineError::from(error);
+            tracing::warn!(%reason, "cached memory of the device could not be given back");
+        }
     }
 
     fn device_memory(&self) -> Option<DeviceMemory> {

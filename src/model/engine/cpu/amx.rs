@@ -156,7 +156,7 @@ unsafe fn product_split(
 ) {
     let steps = units / Format::Split.units(TILE);
     let (a_stride, out_stride) = (a_stride * UNIT, out_stride * UNIT);
-    // With one row of tiles the second repeats the first: as fast as leaving it out, where weights have to be fetched.
+    // With one row of tiles the second repeats the first, for nothing: only the last rows of a pass come so.
     let below = if rows > 16 { 16 } else { 0 };
     // SAFETY: as for the other products.
     unsafe {

@@ -75,12 +75,12 @@ unsafe impl Operand for Bf16 {
 
 // SAFETY: as above.
 unsafe impl Written for Tiled {
-    type Element = u16;
-    const EXACT: bool = false;
+    type Element = <Bf16 as Written>::Element;
+    const EXACT: bool = Bf16::EXACT;
 
     #[inline(always)]
     unsafe fn store<S: Simd>(x: S, to: *mut u16) {
-        unsafe { x.store_bf16(to) }
+        unsafe { Bf16::store(x, to) }
     }
 
     #[inline(always)]
@@ -112,7 +112,7 @@ unsafe impl Written for Split {
 }
 
 /// Elements in the tiles before the one that holds this row and column.
-fn tile_before(row: usize, column: usize, width: usize) -> usize {
+pub(super) fn tile_before(row: usize, column: usize, width: usize) -> usize {
     row / TILE * TILE * width + column / TILE * TILE * TILE
 }
 

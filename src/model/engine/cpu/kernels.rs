@@ -4,9 +4,10 @@
 //! f32 that stays in the first-level cache. A second function then does with the tile what follows (bias, activation,
 //! residual). An operand is a row of 32-bit units, each one f32, two bf16 or four u8 (three units are two split f32); a panel
 //! holds, for each unit, the [`TILE`] columns' weights side by side. That is how AMX, `vdpbf16ps` and `vpdpbusd` all want them,
-//! so packed weights serve any of them. Each element of a tile is the sum over its own row and column in one order, whatever lies around it: a
-//! pair's logit does not depend on its batch, to the last bit.
+//! so packed weights serve any of them. Each element of a tile is the sum over its own row and column in one order, whatever
+//! lies around it: a pair's logit does not depend on its batch, to the last bit.
 
+use super::formats::tile_before;
 use super::isa::Isa;
 use super::{amx, avx2, avx512};
 use crate::model::spec::HiddenActivation;
@@ -158,7 +159,7 @@ impl Kernels {
     pub(super) fn tile_between(&self, row: usize, column: usize, width: usize) -> (usize, usize) {
         let bytes = self.between.bytes();
         if self.tiled {
-            ((row * width + column * TILE) * bytes, TILE)
+            (tile_before(row, column, width) * bytes, TILE)
         } else {
             ((row * width + column) * bytes, width)
         }
