@@ -19,11 +19,10 @@ from typing import Iterator
 import workload
 from cache import ROOT
 from measuring import checkpoint
-from processes import Failed, Stage, clean_environment, program
+from processes import Failed, Stage, bench, clean_environment, plain, program
 from systems import Lines
 
 TORCH_SIDE = Path(__file__).resolve().with_name("torch_side.py")
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass
@@ -120,17 +119,12 @@ class Rig:
 
     def bench(self, *flags: object, seconds_max: float = 300) -> dict:
         """One run of `nats-rerank bench`; its figures."""
-        command = [str(program()), "bench", "--set", f"nats.url={self.url}", "--format", "json", *map(str, flags)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds_max, env=clean_environment() | self.environment)
-        try:
-            return json.loads(done.stdout)
-        except ValueError:
-            raise Failed(f"`nats-rerank bench` failed: {done.stderr.strip()[-1500:]}") from None
+        return bench(self.url, *flags, environment=self.environment, seconds_max=seconds_max)
 
     def fails(self, arguments: list[str], environment: dict[str, str], seconds_max: float = 90) -> tuple[int, str]:
         """Exit code and output of a start that should fail."""
         done = subprocess.run([str(program()), *arguments], capture_output=True, text=True, timeout=seconds_max, stdin=subprocess.DEVNULL, env=clean_environment() | self.environment | environment)
-        return done.returncode, ANSI.sub("", done.stdout + done.stderr)
+        return done.returncode, plain(done.stdout + done.stderr)
 
     # --- what is asked -------------------------------------------------------------------------------------------------
 
@@ -159,7 +153,7 @@ class Worker:
     start_s: float
 
     def log(self) -> str:
-        return ANSI.sub("", self.rig.stage.log(self.name).read_text("utf-8", "replace"))
+        return self.rig.stage.text(self.name)
 
     def stats(self) -> dict:
         with urllib.request.urlopen(f"http://{self.rig.stage.health_address(self.name)}/stats", timeout=20) as answer:
@@ -219,14 +213,19 @@ def bounded(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def peers_python() -> Path | None:
+    """That of tools/venv, if it was made."""
+    found = subprocess.run([str(ROOT / "tools" / "venv"), "--only-if-there"], capture_output=True, text=True)
+    return Path(found.stdout.strip()) / "bin" / "python" if found.returncode == 0 else None
+
+
 def torch_python(given: str | None) -> str:
     """A Python that has torch: the given one, this one, or that of tools/venv."""
     has = lambda python: subprocess.run([python, "-c", "import torch"], capture_output=True, timeout=300).returncode == 0  # noqa: E731
     if given or has(sys.executable):
         return given or sys.executable
-    made = subprocess.run([str(ROOT / "tools" / "venv"), "--only-if-there"], capture_output=True, text=True)
-    if made.returncode == 0:
-        return f"{made.stdout.strip()}/bin/python"
+    if made := peers_python():
+        return str(made)
     raise Failed("no Python with torch: give one with --python, or run `make peers`")
 
 

@@ -43,6 +43,21 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
+def bench(url: str, *flags: object, environment: dict[str, str] | None = None, seconds_max: float | None = None) -> dict:
+    """One run of `nats-rerank bench`; its figures."""
+    command = [str(program()), "bench", "--set", f"nats.url={url}", "--format", "json", *map(str, flags)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds_max, env=clean_environment() | (environment or {}))
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise Failed(f"`nats-rerank bench` failed: {done.stderr.strip()[-1500:]}") from None
+
+
+def plain(text: str) -> str:
+    """Without the colours of a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 class Stage:
     """What was started, with a folder for its logs. Use it in a `with`: leaving it stops everything."""
 
@@ -77,6 +92,10 @@ class Stage:
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
+    def text(self, name: str) -> str:
+        """What it has logged so far, without colours."""
+        return plain(self.log(name).read_text("utf-8", "replace"))
+
     def nats_server(self, *more: str) -> str:
         """Start nats-server on a free port, with further arguments; its URL."""
         found = subprocess.run([str(ROOT / "tools" / "nats-server-path")], capture_output=True, text=True)
@@ -100,8 +119,7 @@ class Stage:
 
     def health_address(self, name: str) -> str:
         """Where the health of a worker that is ready listens, as its log tells."""
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", self.log(name).read_text("utf-8"))
-        found = re.search(r"health: .*?address=(\S+)", plain)
+        found = re.search(r"health: .*?address=(\S+)", self.text(name))
         if not found:
             raise Failed(f"no health address in {self.log(name)}")
         return found.group(1)

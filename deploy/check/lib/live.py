@@ -53,7 +53,7 @@ def start_worker(stage, url: str, name: str) -> None:
 
 def logged_address(stage, name: str, process: subprocess.Popen, pattern: str) -> str:
     def find() -> str | None:
-        found = re.search(pattern, re.sub(r"\x1b\[[0-9;]*m", "", stage.log(name).read_text("utf-8", "replace")))
+        found = re.search(pattern, stage.text(name))
         return found.group(1) if found else None
 
     return stage.wait(name, process, find)
