@@ -151,14 +151,18 @@ fn batching(material: &Material) -> Run<'_> {
         let (mut expired, mut parts) = (0, 0);
         while batcher.jobs() > 0 || !jobs.is_empty() {
             if let Some(job) = jobs.pop() {
-                batcher.push(job, now);
+                batcher.push(job);
             }
             now += Duration::from_millis(5);
             expired += black_box(batcher.expire(now, time)).len();
             if now < busy_until {
                 continue;
             }
-            match batcher.poll(now, DeviceState::Busy, time) {
+            let device = DeviceState::Free {
+                since: now,
+                saved_by_company: Duration::MAX,
+            };
+            match batcher.poll(now, device, time) {
                 Decision::Take(slices) => {
                     busy_until = now + time(slices.iter().map(|slice| slice.tokens).sum());
                     parts += black_box(slices).len();

@@ -110,7 +110,7 @@ fn place(info: &mut Value, settings: &EngineSettings) {
     match choose_device(settings.device, &settings.cuda_library) {
         Ok(device) => {
             info["device"] = json!(device.to_string());
-            info["precision"] = json!(choose_precision(settings.precision, device).to_string());
+            info["precision"] = json!(choose_precision(settings.precision, device, settings.kernels).to_string());
         }
         Err(error) => info["device_error"] = json!(error.to_string()),
     }

@@ -157,7 +157,7 @@ impl Gatherer {
             cost,
         };
         state.jobs.insert(id, in_progress);
-        state.batcher.push(Job { id, deadline, lengths }, now);
+        state.batcher.push(Job { id, deadline, lengths });
         let is_next = state.batcher.next_deadline() == Some(deadline);
         drop(state);
         self.work.notify_one();

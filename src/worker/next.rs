@@ -15,7 +15,8 @@ impl Gatherer {
     /// Waits for the next batch. For the engine thread alone. `None` after [`Gatherer::close`]; an empty batch when there
     /// was nothing to do for some seconds.
     pub fn next_batch(&self) -> Option<Batch> {
-        let mut device = DeviceState::Busy;
+        // `None`: it has nothing to do.
+        let mut free_since = Some(Instant::now());
         let mut state = self.lock();
         loop {
             if state.closed.is_some() {
@@ -26,12 +27,16 @@ impl Gatherer {
             let tokens_max = state.batcher.tokens_max();
             let time = |tokens| rate.queue_time(tokens, tokens_max);
             let hopeless = refuse_expired(&mut state, now, time);
-            if hopeless > 0 && device == DeviceState::Idle {
+            if hopeless > 0 && free_since.is_none() {
                 self.queue.load().doubt(hopeless);
             }
+            let device = free_since.map_or(DeviceState::Idle, |since| DeviceState::Free {
+                since,
+                saved_by_company: state.batcher.saved_by_company(&rate),
+            });
             match state.batcher.poll(now, device, time) {
                 Decision::Empty => {
-                    device = DeviceState::Idle;
+                    free_since = None;
                     let waited = self.work.wait_timeout(state, IDLE_MAX);
                     let timeout;
                     (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! How fast the device is: seconds a token, by size of the batch, measured and kept current. Pure: times are given.
 //!
 //! A prediction is the mean plus twice the mean deviation (as TCP does it for its time-outs), since what is built on it
-//! are promises. Sizes fall into classes by powers of two; between measured classes the cost of a token is interpolated.
+//! are promises. Sizes fall into classes by powers of two; between measured classes the cost of a pass is taken to grow evenly.
 
 use std::time::Duration;
 
@@ -132,17 +132,29 @@ impl Rate {
         (seconds > 0.0).then(|| 1.0 / seconds)
     }
 
+    /// What the device saves if `tokens` and `more` share a pass and do not take one each: the part of a pass that does not
+    /// grow with its tokens. By the means alone, since nothing is promised on it. Zero where too little was measured.
+    pub fn saved_by_sharing(&self, tokens: usize, more: usize) -> Duration {
+        let of = |tokens: usize| self.per_token(tokens, |class| class.mean) * tokens as f64;
+        let saved = of(tokens) + of(more) - of(tokens + more);
+        Duration::from_secs_f64(saved.clamp(0.0, 1e6))
+    }
+
     fn seconds_a_token(&self, tokens: usize) -> f64 {
-        let of = |class: usize| {
-            let Class { mean, deviation, .. } = self.classes[class];
-            mean + 2.0 * deviation
-        };
+        self.per_token(tokens, |class| class.mean + 2.0 * class.deviation)
+    }
+
+    /// Between classes that were measured, by interpolation; beyond them, as the nearest.
+    fn per_token(&self, tokens: usize, figure: impl Fn(&Class) -> f64) -> f64 {
+        let of = |class: usize| figure(&self.classes[class]);
+        // A pass costs something by itself, and that is shared by its tokens.
+        let size = |class: usize| f64::from(1 << class);
         let class = class_of(tokens);
         let below = (0..=class).rev().find(|&class| self.classes[class].mean > 0.0);
         let above = (class..CLASSES).find(|&class| self.classes[class].mean > 0.0);
         match (below, above) {
             (Some(below), Some(above)) if below < above => {
-                let share = (class - below) as f64 / (above - below) as f64;
+                let share = (1.0 - size(below) / size(class)) / (1.0 - size(below) / size(above));
                 of(below) * (1.0 - share) + of(above) * share
             }
             (Some(class), _) | (None, Some(class)) => of(class),
@@ -216,6 +228,31 @@ mod tests {
         }
         let predicted = rate.batch_time(1024);
         assert!(predicted > MS * 12 && predicted < MS * 18, "{predicted:?}");
+    }
+
+    #[test]
+    fn sharing_saves_what_a_pass_costs_by_itself() {
+        let mut rate = Rate::new();
+        assert_eq!(rate.saved_by_sharing(500, 500), Duration::ZERO);
+        let busy = |tokens: u32| MS * 3 + MS * tokens / 1000;
+        for tokens in [128, 512, 2048, 8192] {
+            rate.observe(tokens as usize, busy(tokens));
+        }
+        // Of sizes that were measured, and between them.
+        for tokens in [256, 512, 1024, 2048, 4096] {
+            close(rate.saved_by_sharing(tokens, tokens), MS * 3, 0.01);
+        }
+        // Each token costs the same: nothing to save. Larger passes are slower: less than nothing, which is nothing.
+        for a_token in [1.0, 1.3] {
+            let mut rate = Rate::new();
+            for (step, tokens) in [128usize, 512, 2048, 8192].into_iter().enumerate() {
+                rate.observe(
+                    tokens,
+                    (MS * tokens as u32 / 1000).mul_f64(f64::powi(a_token, step as i32)),
+                );
+            }
+            assert!(rate.saved_by_sharing(512, 512) < MS / 1000);
+        }
     }
 
     #[test]

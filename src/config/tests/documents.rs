@@ -38,7 +38,7 @@ fn every_profile_is_valid_and_does_what_it_is_for() {
     assert!(minimal.queue.bytes_max <= 16 << 20);
     let gpu = profile(Profile::Gpu);
     assert_eq!(gpu.model.device, DeviceChoice::Cuda(0));
-    assert!(gpu.batch.window > Config::default().batch.window);
+    assert!(gpu.queue.requests_max > Config::default().queue.requests_max);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::choices::{DeviceChoice, PrecisionChoice};
+use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice};
 use crate::model::ModelError;
 
 /// A device that was found.
@@ -168,15 +168,15 @@ fn open_cuda(library: &str) -> Result<(), String> {
     Err(format!("{library}: loading CUDA at run time is supported on Unix only"))
 }
 
-/// The precision to compute in.
-pub fn choose_precision(choice: PrecisionChoice, device: Device) -> Precision {
+/// The precision to compute in, by these kernels.
+pub fn choose_precision(choice: PrecisionChoice, device: Device, kernels: KernelsChoice) -> Precision {
     let precision = match (choice, device) {
         (PrecisionChoice::Fp32, _) => Precision::Fp32,
         (PrecisionChoice::Fp16, _) => Precision::Fp16,
         (PrecisionChoice::Bf16, _) => Precision::Bf16,
         (PrecisionChoice::Int8, _) => Precision::Int8,
         (PrecisionChoice::Auto, Device::Cuda(_) | Device::Mps) => Precision::Fp16,
-        (PrecisionChoice::Auto, Device::Cpu) if cpu_is_fast_at_bf16() => Precision::Bf16,
+        (PrecisionChoice::Auto, Device::Cpu) if cpu_is_fast_at_bf16(kernels) => Precision::Bf16,
         (PrecisionChoice::Auto, Device::Cpu) => Precision::Fp32,
     };
     if precision == Precision::Fp16 && device == Device::Cpu {
@@ -186,13 +186,13 @@ pub fn choose_precision(choice: PrecisionChoice, device: Device) -> Precision {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn cpu_is_fast_at_bf16() -> bool {
-    super::cpu::is_fast_at_bf16()
+fn cpu_is_fast_at_bf16(kernels: KernelsChoice) -> bool {
+    super::cpu::is_fast_at_bf16(kernels)
 }
 
 /// By what the kernel reports.
 #[cfg(not(target_arch = "x86_64"))]
-fn cpu_is_fast_at_bf16() -> bool {
+fn cpu_is_fast_at_bf16(_: KernelsChoice) -> bool {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     flags_name_bf16(&text)
 }

@@ -159,7 +159,7 @@ impl ModelEngine {
     pub fn load(checkpoint: &Checkpoint, settings: &EngineSettings) -> Result<ModelEngine, ModelError> {
         let started = Instant::now();
         let device = choose_device(settings.device, &settings.cuda_library)?;
-        let mut precision = choose_precision(settings.precision, device);
+        let mut precision = choose_precision(settings.precision, device, settings.kernels);
         let weights = Weights::open(checkpoint)?;
         let spec = &checkpoint.spec;
         let mut forward = Forward::load(spec, &weights, device, precision, settings);

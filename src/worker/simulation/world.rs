@@ -89,7 +89,8 @@ pub(super) struct World {
     open: HashMap<u64, Request>,
     ends: HashMap<u64, End>,
     running: Option<(Instant, Duration, Vec<Slice>)>,
-    device: DeviceState,
+    /// When the device was through with the last batch; `None`: it has nothing to do.
+    free_since: Option<Instant>,
     inside: bool,
     /// Requests that the server may still send.
     credit: u64,
@@ -123,7 +124,7 @@ impl World {
             open: HashMap::new(),
             ends: HashMap::new(),
             running: None,
-            device: DeviceState::Idle,
+            free_since: None,
             inside: true,
             credit: 0,
             totals: Totals::default(),
@@ -177,7 +178,7 @@ impl World {
             done: 0,
         };
         self.open.insert(id, request);
-        self.batcher.push(Job { id, deadline, lengths }, self.now);
+        self.batcher.push(Job { id, deadline, lengths });
     }
 
     /// Ends the batch that is due, begins the next; returns when to look again.
@@ -191,7 +192,7 @@ impl World {
             let tokens = slices.iter().map(|slice| slice.tokens).sum();
             self.load.rate.observe(tokens, busy);
             self.totals.tokens_computed += tokens;
-            self.device = DeviceState::Busy;
+            self.free_since = Some(self.now);
             for slice in slices {
                 let Some(request) = self.open.get_mut(&slice.job) else {
                     continue;
@@ -214,15 +215,19 @@ impl World {
         let expired = self.batcher.expire(self.now, time);
         let hopeless = expired.iter().filter(|&&(_, deadline)| deadline > self.now);
         let smallest = hopeless.map(|(id, _)| self.open[id].tokens).min();
-        if let (DeviceState::Idle, Some(tokens)) = (self.device, smallest) {
+        if let (None, Some(tokens)) = (self.free_since, smallest) {
             self.load.doubt(tokens);
         }
         for (id, _) in expired {
             self.end(id, End::Expired);
         }
-        match self.batcher.poll(self.now, self.device, time) {
+        let device = self.free_since.map_or(DeviceState::Idle, |since| DeviceState::Free {
+            since,
+            saved_by_company: self.batcher.saved_by_company(&rate),
+        });
+        match self.batcher.poll(self.now, device, time) {
             Decision::Empty => {
-                self.device = DeviceState::Idle;
+                self.free_since = None;
                 None
             }
             Decision::Wait(until) => {

@@ -155,7 +155,7 @@ async fn spans_go_below_their_callers_and_batches_are_linked_with_exactly_their_
     let worker = worker(
         &server,
         &collector.endpoint,
-        &["log.level=warn,nats_rerank::worker=info", "batch.window_ms=200"],
+        &["log.level=warn,nats_rerank::worker=info"],
     );
     let raw = RawCaller::connect(&server.url).await;
     // Traces and how many pairs each asks for: different numbers, so that sums tell who was in a batch.

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::choices::KernelsChoice;
+use crate::model::engine::device::amx_cap;
 
 /// Instruction sets that there are kernels for, each holding what the ones before it hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,10 +37,15 @@ impl Isa {
         Isa::best().map(|best| best.min(most))
     }
 
-    /// Whether bf16 is faster than fp32 on this CPU. Without AMX, Intel's multiply bf16 at half the rate of fp32 (measured);
-    /// AMD's at twice.
-    pub(super) fn is_fast_at_bf16() -> bool {
-        match Isa::best() {
+    /// Whether bf16 is faster than fp32 on this CPU, within what was chosen. Without AMX, Intel's multiply bf16 at half the rate
+    /// of fp32 (measured); AMD's at twice. libtorch uses what the CPU has, but for AMX where that would end the process.
+    pub(super) fn is_fast_at_bf16(choice: KernelsChoice) -> bool {
+        let within = match choice {
+            KernelsChoice::Libtorch if amx_cap().is_some() => Isa::best().map(|best| best.min(Isa::Avx512Bf16)),
+            KernelsChoice::Libtorch => Isa::best(),
+            choice => Isa::chosen(choice),
+        };
+        match within {
             Some(Isa::Amx) => true,
             Some(Isa::Avx512Bf16) => {
                 std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD"))
@@ -174,5 +180,15 @@ mod tests {
                 assert_eq!(isa.name(), "avx2");
             }
         }
+    }
+
+    #[test]
+    fn kernels_without_bf16_are_not_called_fast_at_it() {
+        for choice in [KernelsChoice::Avx2, KernelsChoice::Avx512] {
+            assert!(!Isa::is_fast_at_bf16(choice));
+        }
+        let is_fast = Isa::is_fast_at_bf16(KernelsChoice::Auto);
+        assert_eq!(is_fast, Isa::is_fast_at_bf16(KernelsChoice::Amx));
+        assert!(is_fast || !Isa::is_fast_at_bf16(KernelsChoice::Libtorch));
     }
 }

@@ -54,9 +54,9 @@ fn format(precision: Precision, isa: Isa, tiled: bool) -> Option<Format> {
     }
 }
 
-/// Whether bf16 is faster than fp32 here, by these kernels.
-pub(super) fn is_fast_at_bf16() -> bool {
-    Isa::is_fast_at_bf16()
+/// Whether bf16 is faster than fp32 here, within the kernels that were chosen.
+pub(super) fn is_fast_at_bf16(kernels: KernelsChoice) -> bool {
+    Isa::is_fast_at_bf16(kernels)
 }
 
 /// Rows in a block at most, and what a block's intermediate values may take of the second-level cache.
