@@ -26,6 +26,7 @@ pub mod spec;
 mod template;
 mod token_cache;
 pub mod tokenizer;
+mod tokenizer_files;
 #[cfg(feature = "worker")]
 pub mod weights;
 mod wordpiece;

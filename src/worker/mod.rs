@@ -16,6 +16,7 @@ mod connection;
 mod decode;
 mod discovery;
 mod error;
+mod finish;
 mod fit;
 mod forward;
 mod gather;
@@ -66,6 +67,7 @@ use crate::switch;
 use crate::telemetry::names;
 use answer::{answer, answer_empty};
 use connection::Link;
+use finish::Finish;
 use gather::Gatherer;
 use group::{Group, GroupAddress};
 use infer::EngineThread;
@@ -184,7 +186,7 @@ async fn serve(
 
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
-    let mut publisher = tokio::spawn(reply::publish_answers(
+    let publisher = tokio::spawn(reply::publish_answers(
         client.clone(),
         worker_id.clone(),
         engine.info.activation,
@@ -311,48 +313,19 @@ async fn serve(
         }
     };
     governor.abort();
-
-    // What was taken is finished, within the grace.
-    status.set_state(if matches!(outcome, Err(WorkerError::Engine(_))) {
-        State::Failed
-    } else {
-        State::Stopping
-    });
-    let until = Instant::now() + settings.grace;
-    tracing::info!(
-        requests = queue.requests(),
-        "left the queue group: finishing what was taken"
-    );
-    // Without an engine nothing can be finished, and without a connection nothing can be sent.
-    let finishes = !matches!(
-        outcome,
-        Err(WorkerError::Engine(_) | WorkerError::Rejected { .. } | WorkerError::Subscription(_))
-    );
-    while queue.requests() > 0 && Instant::now() < until && finishes {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    gatherer.close(Refusal::new(RefusalKind::Unavailable, "this worker is shutting down"));
-    deadlines.abort();
-    // The tickets that are left hold places; the publisher ends when the last has answered.
+    let finish = Finish {
+        grace: settings.grace,
+        status,
+        queue,
+        gatherer,
+        engine,
+        client,
+        publisher,
+        deadlines,
+    };
+    // With the last outbox here gone, the publisher ends when the last ticket is answered.
     drop(outbox);
-    if tokio::time::timeout(Duration::from_secs(5), &mut publisher)
-        .await
-        .is_err()
-    {
-        tracing::error!("some answers could not be sent before the end");
-        publisher.abort();
-    }
-    if tokio::time::timeout(Duration::from_secs(5), client.flush())
-        .await
-        .is_err()
-    {
-        tracing::error!("the last answers may not have left: NATS did not take them in time");
-    }
-    // The engine thread may be within a long batch whose callers have been refused: it is left behind, since the
-    // process ends now.
-    if outcome.is_ok() && until > Instant::now() {
-        let _ = tokio::task::spawn_blocking(move || engine.join()).await;
-    }
+    finish.run(&outcome).await;
     if let Some(discovery) = discovery {
         discovery.abort();
     }
