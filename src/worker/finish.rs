@@ -20,21 +20,22 @@ const SEND_MAX: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(2);
 
 /// What there is to end.
-pub(super) struct Finish {
+pub(super) struct Finish<Flush> {
     /// How long what was taken may still be computed.
     pub(super) grace: Duration,
     pub(super) status: Arc<Status>,
     pub(super) queue: Arc<Queue>,
     pub(super) gatherer: Arc<Gatherer>,
     pub(super) engine: EngineThread,
-    pub(super) client: async_nats::Client,
+    /// Sends what the connection holds; begun after the last answer.
+    pub(super) flush: Flush,
     /// Ends by itself when nobody can answer any more.
     pub(super) publisher: JoinHandle<()>,
     /// Refuses what expires.
     pub(super) deadlines: JoinHandle<()>,
 }
 
-impl Finish {
+impl<Flush: Future> Finish<Flush> {
     /// Ends it; `outcome` is that of serving.
     pub(super) async fn run(mut self, outcome: &Result<(), WorkerError>) {
         self.status.set_state(match outcome {
@@ -61,7 +62,7 @@ impl Finish {
             tracing::error!("some answers could not be sent before the end");
             self.publisher.abort();
         }
-        if tokio::time::timeout(SEND_MAX, self.client.flush()).await.is_err() {
+        if tokio::time::timeout(SEND_MAX, self.flush).await.is_err() {
             tracing::error!("the last answers may not have left: NATS did not take them in time");
         }
         // The engine thread may be within a long batch whose callers have been refused: it is left behind, since the

@@ -319,7 +319,7 @@ async fn serve(
         queue,
         gatherer,
         engine,
-        client,
+        flush: client.flush(),
         publisher,
         deadlines,
     };
