@@ -146,10 +146,16 @@ impl Batcher {
         self.policy.tokens_max
     }
 
-    /// What [`DeviceState::Free`] asks for, on a device of this rate.
-    pub fn saved_by_company(&self, rate: &Rate) -> Duration {
+    /// The state of a device of this rate that was through with its last batch at `free_since`; `None`: it has had nothing to do.
+    pub fn device_state(&self, free_since: Option<Instant>, rate: &Rate) -> DeviceState {
+        let Some(since) = free_since else {
+            return DeviceState::Idle;
+        };
         let room = self.policy.tokens_max.saturating_sub(self.tokens);
-        rate.saved_by_sharing(self.tokens, self.tokens.min(room))
+        DeviceState::Free {
+            since,
+            saved_by_company: rate.saved_by_sharing(self.tokens, self.tokens.min(room)),
+        }
     }
 
     /// Changes the tokens of the batches to come.

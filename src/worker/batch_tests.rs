@@ -230,10 +230,7 @@ fn answered(window: Duration, pass: Duration, token: Duration) -> usize {
             }
             free_since = Some(until);
         }
-        let device = free_since.map_or(DeviceState::Idle, |since| DeviceState::Free {
-            since,
-            saved_by_company: batcher.saved_by_company(&rate),
-        });
+        let device = batcher.device_state(free_since, &rate);
         let wake_at = match &running {
             Some((until, _)) => Some(*until),
             None => match batcher.poll(now, device, AT_ONCE) {

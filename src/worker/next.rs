@@ -30,10 +30,7 @@ impl Gatherer {
             if hopeless > 0 && free_since.is_none() {
                 self.queue.load().doubt(hopeless);
             }
-            let device = free_since.map_or(DeviceState::Idle, |since| DeviceState::Free {
-                since,
-                saved_by_company: state.batcher.saved_by_company(&rate),
-            });
+            let device = state.batcher.device_state(free_since, &rate);
             match state.batcher.poll(now, device, time) {
                 Decision::Empty => {
                     free_since = None;

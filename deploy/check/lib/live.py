@@ -4,7 +4,6 @@ past capacity, and a worker that is stopped."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from processes import bench
 from report import ROOT
 
 NAMESPACE = "rerank"
@@ -84,15 +84,9 @@ def start_prometheus(stage, program: Path, targets: dict[str, list[tuple[str, st
     return f"http://{address}"
 
 
-def bench(program: Path, url: str, *flags: str) -> dict:
-    """A run of `nats-rerank bench`; its figures."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RERANK_")}
-    command = [str(program), "bench", "--set", f"nats.url={url}", "--format", "json", "--length-mix", "short", *flags]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
-    try:
-        return json.loads(result.stdout)
-    except ValueError:
-        raise ValueError(f"`nats-rerank bench` failed: {result.stderr.strip()}") from None
+def short_requests(url: str, *flags: str) -> dict:
+    """A run of `nats-rerank bench` with short requests; its figures."""
+    return bench(url, "--length-mix", "short", *flags, seconds_max=1200)
 
 
 def call_gateway(address: str, over: threading.Event) -> None:
@@ -117,14 +111,14 @@ def under_load(stage, program: Path, prometheus: Path, seconds: float) -> Run:
     address = logged_address(stage, "gateway", gateway, r"gateway: listening for HTTP.*?address=(\S+)")
     workers = [(name, stage.health_address(name)) for name in WORKERS]
     base = start_prometheus(stage, prometheus, {"nats-rerank-worker": workers, "nats-rerank-gateway": [("gateway", address)]})
-    most = bench(program, url, "--callers", "6", "--duration-s", "5", "--timeout-ms", "10000")["requests_per_s"]
+    most = short_requests(url, "--callers", "6", "--duration-s", "5", "--timeout-ms", "10000")["requests_per_s"]
     over = threading.Event()
     caller = threading.Thread(target=call_gateway, args=(address, over), daemon=True)
     caller.start()
     began = time.time()
 
     def load(share: float, part: float) -> None:
-        bench(program, url, "--rate", f"{max(1.0, share * most):.2f}", "--duration-s", f"{seconds * part:.0f}", "--timeout-ms", "250")
+        short_requests(url, "--rate", f"{max(1.0, share * most):.2f}", "--duration-s", f"{seconds * part:.0f}", "--timeout-ms", "250")
 
     load(0.4, 0.25)
     load(3.0, 0.35)

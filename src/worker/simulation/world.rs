@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::worker::batch::{BatchPolicy, Batcher, Decision, DeviceState, Job, Slice};
+use crate::worker::batch::{BatchPolicy, Batcher, Decision, Job, Slice};
 use crate::worker::group::grant;
 use crate::worker::load::{Load, WorkId};
 use crate::worker::membership::{Membership, MembershipPolicy};
@@ -221,10 +221,7 @@ impl World {
         for (id, _) in expired {
             self.end(id, End::Expired);
         }
-        let device = self.free_since.map_or(DeviceState::Idle, |since| DeviceState::Free {
-            since,
-            saved_by_company: self.batcher.saved_by_company(&rate),
-        });
+        let device = self.batcher.device_state(self.free_since, &rate);
         match self.batcher.poll(self.now, device, time) {
             Decision::Empty => {
                 self.free_since = None;
