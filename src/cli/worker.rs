@@ -1,5 +1,6 @@
 //! `nats-rerank worker`: load the model, join the queue group, serve until a signal.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -105,7 +106,22 @@ fn start_health(config: &Config, status: &Arc<Status>) -> Result<Option<Health>,
     };
     let metrics = health::install_recorder()?;
     let age_max = config.health.heart_beat_age_max;
-    Health::start(listen, status.clone(), metrics, age_max, silence_max(config)).map(Some)
+    let start = |listen| Health::start(listen, status.clone(), metrics.clone(), age_max, silence_max(config));
+    match start(listen) {
+        // Most often the first worker of this machine: the second one shall start as well as it did.
+        Err(HealthError::Listen { reason, .. })
+            if config.health.listen_is_default && reason.kind() == std::io::ErrorKind::AddrInUse =>
+        {
+            let health = start(SocketAddr::new(listen.ip(), 0))?;
+            tracing::warn!(
+                address = %health.address(),
+                "health: {listen} is taken, most likely by another worker of this machine: a free port was taken in its \
+                 place (health.listen sets one)"
+            );
+            Ok(Some(health))
+        }
+        started => started.map(Some),
+    }
 }
 
 /// No sign of life for this long, and the worker should be started again. `model.hang_timeout_ms` has its turn first.

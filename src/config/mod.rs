@@ -36,6 +36,9 @@ pub use settings::{
     QueueConfig, ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
 };
 
+/// The key whose default gives way to any free port.
+const HEALTH_LISTEN: &str = "health.listen";
+
 /// A configuration, and how it came about.
 pub struct Loaded {
     /// What the program runs with.
@@ -70,7 +73,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         .map_err(|problem| vec![problem])
         .and_then(validate::validate);
     match validated {
-        Ok(config) if problems.is_empty() => {
+        Ok(mut config) if problems.is_empty() => {
+            let mut entries = layers.entries();
+            config.health.listen_is_default =
+                entries.any(|entry| entry.key.name == HEALTH_LISTEN && entry.source == Source::Default);
             let settings = layers.entries().map(Setting::from).collect();
             Ok(Loaded { config, settings })
         }

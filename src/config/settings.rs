@@ -245,6 +245,8 @@ pub struct ShutdownConfig {
 pub struct HealthConfig {
     /// Where to listen; port 0: any free one; `None`: nowhere.
     pub listen: Option<SocketAddr>,
+    /// Whether nobody has chosen `listen`: then a free port will do where that one is taken.
+    pub listen_is_default: bool,
     /// The worker counts as unready when its engine's last sign of life is older.
     pub heart_beat_age_max: Duration,
 }

@@ -153,6 +153,8 @@ fn convert(raw: Raw) -> Result<Config, UnknownChoice> {
         health: HealthConfig {
             // The schema let only addresses through; an empty text is none.
             listen: raw.health.listen.parse().ok(),
+            // What has set it is known to `load`.
+            listen_is_default: false,
             heart_beat_age_max: Duration::from_millis(raw.health.heart_beat_age_max_ms),
         },
         gateway: gateway(raw.gateway)?,

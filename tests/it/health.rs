@@ -216,6 +216,20 @@ async fn loading_and_switched_off_are_not_ready_and_say_why() {
 }
 
 #[test]
+fn a_second_worker_on_one_machine_starts_with_a_free_health_port() {
+    // Whoever has it, the default's port is taken.
+    let _taken = TcpListener::bind("127.0.0.1:9464");
+    let model = reference("bert-small").display().to_string();
+    let mut command = Worker::command("nats://127.0.0.1:1", &model, &["nats.connect_retries_max=10000"]);
+    command.env_remove("RERANK_HEALTH__LISTEN");
+    let worker = Worker::spawn_command(command);
+    worker.wait_for_log("127.0.0.1:9464 is taken");
+    let address = worker.health_address();
+    assert_ne!(address, "127.0.0.1:9464");
+    assert_eq!(get(&address, "/livez").0, 200);
+}
+
+#[test]
 fn an_address_in_use_ends_the_start_with_a_plain_reason() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap().to_string();
