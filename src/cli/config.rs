@@ -179,7 +179,10 @@ mod tests {
             file: Some(path),
             ..Sources::default()
         });
-        assert_eq!(again.map(|loaded| loaded.config).as_ref(), Ok(&first.config));
+        let mut expected = first.config;
+        // A file that names the address has chosen it.
+        assert!(std::mem::take(&mut expected.health.listen_is_default));
+        assert_eq!(again.map(|loaded| loaded.config).as_ref(), Ok(&expected));
     }
 
     #[test]

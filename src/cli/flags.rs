@@ -124,6 +124,29 @@ pub(super) fn given(flags: &[(&str, &str, &Option<String>)]) -> Vec<Flag> {
         .collect()
 }
 
+/// Plain flags for the settings that a caller (`query`, `bench`, `top`) is most often started with. For
+/// [`Global::load_with`].
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Settings")]
+pub struct CallerFlags {
+    /// NATS servers, comma-separated (nats.url)
+    #[arg(long, value_name = "URL")]
+    pub nats_url: Option<String>,
+    /// The workers' subject: one for each model (nats.subject)
+    #[arg(long, value_name = "SUBJECT")]
+    pub subject: Option<String>,
+}
+
+impl CallerFlags {
+    /// The flags that were given, each with the key it sets.
+    pub fn flags(&self) -> Vec<Flag> {
+        given(&[
+            ("--nats-url", "nats.url", &self.nats_url),
+            ("--subject", "nats.subject", &self.subject),
+        ])
+    }
+}
+
 /// Plain flags for the settings that a worker is most often started with. For [`Global::load_with`].
 #[cfg(feature = "worker")]
 #[derive(Args, Clone, Debug, Default)]

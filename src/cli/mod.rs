@@ -36,9 +36,9 @@ use crate::client::CallOptions;
 use crate::config::Config;
 use crate::protocol::Encoding;
 
-pub use flags::Global;
 #[cfg(feature = "worker")]
 pub use flags::WorkerFlags;
+pub use flags::{CallerFlags, Global};
 
 /// What computes in this program.
 fn engine() -> String {
@@ -236,6 +236,17 @@ fn ruled_table() -> comfy_table::Table {
         table.remove_style(rule);
     }
     table
+}
+
+/// Columns of the terminal on standard output, else of the variable `COLUMNS`; `None` where neither is known.
+fn output_width() -> Option<u16> {
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    // Some terminals (of containers, for instance) say that they have no columns at all.
+    let known = |width: &u16| *width > 0;
+    comfy_table::Table::new()
+        .width()
+        .filter(known)
+        .or(columns.filter(known))
 }
 
 /// How the settings and the flags of a calling subcommand (`query`, `bench`) say that requests are sent.

@@ -32,7 +32,7 @@ pub use args::Args;
 /// ranking, after the documents have been shown in the order they came in.
 pub fn run(args: Args, global: &Global) -> Result<u8, CliError> {
     args.check()?;
-    let config = global.load()?;
+    let config = global.load_with(args.settings.flags())?.config;
     match (&args.bulk.queries, &args.query) {
         (Some(queries), _) => bulk::run(&args, queries, &config),
         (None, Some(query)) => one(&args, query, &config).map(|()| 0),
@@ -87,16 +87,9 @@ async fn ask(request: &Request, args: &Args, config: &Config) -> Result<Answer, 
 fn look() -> Look {
     let terminal = std::io::stdout().is_terminal();
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    // Some terminals (of containers, for instance) say that they have no columns at all.
-    let known = |width: &u16| *width > 0;
     Look {
         terminal,
         color: terminal && !no_color,
-        width: comfy_table::Table::new()
-            .width()
-            .filter(known)
-            .or(columns.filter(known))
-            .unwrap_or(render::WIDTH_UNKNOWN),
+        width: super::output_width().unwrap_or(render::WIDTH_UNKNOWN),
     }
 }

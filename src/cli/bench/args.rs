@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::payload::LengthMix;
 use super::schedule::Spacing;
-use crate::cli::CliError;
+use crate::cli::{CallerFlags, CliError};
 
 /// Requests of a run at most: each leaves its latency behind, eight bytes.
 pub(super) const REQUESTS_MAX: u64 = 10_000_000;
@@ -98,6 +98,9 @@ pub struct Args {
     /// How to show the figures
     #[arg(long, value_enum, default_value_t = Format::Table, help_heading = "Output")]
     pub(super) format: Format,
+
+    #[command(flatten)]
+    pub(super) settings: CallerFlags,
 }
 
 /// How to show figures.

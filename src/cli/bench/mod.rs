@@ -46,7 +46,7 @@ pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
         return compare_files(a, b, args.format);
     }
     let runs = args.runs()?;
-    let config = global.load()?;
+    let config = global.load_with(args.settings.flags())?.config;
     let requests = match &args.payload {
         Some(path) => payload::from_file(path)?,
         None => payload::built_in(args.documents as usize, args.length_mix, args.seed),

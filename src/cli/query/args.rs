@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::cli::CliError;
+use crate::cli::{CallerFlags, CliError};
 use crate::config::Config;
 use crate::{cli, client::CallOptions};
 
@@ -34,6 +34,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub(super) bulk: BulkArgs,
+
+    #[command(flatten)]
+    pub(super) settings: CallerFlags,
 }
 
 /// Where the documents come from, and how they are written.

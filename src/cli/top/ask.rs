@@ -25,16 +25,22 @@ pub(super) struct Asker {
     answers: async_nats::Subscriber,
     inbox: String,
     service: String,
+    /// Workers of other subjects are left out; `None`: nobody is.
+    subject: Option<String>,
     /// What the server last complained of: a forbidden subject is told in no other way.
     complaint: Arc<Mutex<Option<String>>>,
 }
 
 impl Asker {
-    /// Connects, once.
+    /// Connects, once. With `subject`, workers that listen to another one are left out.
     ///
     /// # Errors
     /// No connection could be made.
-    pub(super) async fn connect(settings: &ConnectionSettings, service: &str) -> Result<Asker, CliError> {
+    pub(super) async fn connect(
+        settings: &ConnectionSettings,
+        service: &str,
+        subject: Option<String>,
+    ) -> Result<Asker, CliError> {
         let plan = ConnectPlan {
             retries_max: 0,
             subscription_capacity: 2 * WORKERS_MAX,
@@ -60,6 +66,7 @@ impl Asker {
             answers,
             inbox,
             service: service.to_owned(),
+            subject,
             complaint,
         })
     }
@@ -101,7 +108,8 @@ impl Asker {
                 Ok(None) => return Err(CliError::Failed("the connection to NATS is closed".to_owned())),
                 Ok(Some(message)) if message.status == Some(StatusCode::NO_RESPONDERS) => return Ok(()),
                 Ok(Some(message)) => {
-                    if let Some(stats) = Stats::read(&self.service, &message.payload) {
+                    let wanted = |stats: &Stats| self.subject.as_ref().is_none_or(|subject| stats.subject == *subject);
+                    if let Some(stats) = Stats::read(&self.service, &message.payload).filter(wanted) {
                         roll.enter(stats, Instant::now());
                     }
                 }

@@ -3,6 +3,7 @@
 //! A caller like any other: it speaks to workers over NATS only.
 
 mod ask;
+mod columns;
 mod roll;
 mod show;
 mod stats;
@@ -16,7 +17,7 @@ use crossterm::terminal::{
 };
 use crossterm::{execute, queue};
 
-use super::{CliError, Global, print};
+use super::{CallerFlags, CliError, Global, output_width, print};
 use ask::Asker;
 use roll::Roll;
 use show::Page;
@@ -35,6 +36,9 @@ pub struct Args {
     /// How to show the workers
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+
+    #[command(flatten)]
+    settings: CallerFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -50,13 +54,18 @@ enum Format {
 /// # Errors
 /// Settings that will not do, no connection, or, asked once, no worker.
 pub fn run(args: &Args, global: &Global) -> Result<(), CliError> {
-    let config = global.load()?;
+    let config = global.load_with(args.settings.flags())?.config;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
     runtime.block_on(async {
-        let asker = Asker::connect(&config.nats.connection(), &config.nats.service_name).await?;
+        let asker = Asker::connect(
+            &config.nats.connection(),
+            &config.nats.service_name,
+            args.settings.subject.clone(),
+        )
+        .await?;
         let mut top = Top {
             asker,
             roll: Roll::new(Duration::from_millis(args.interval_ms)),
@@ -104,7 +113,7 @@ impl Top {
         }
         print(&match self.format {
             Format::Json => page.json(),
-            Format::Table => page.table(color()),
+            Format::Table => page.table(color(), output_width()),
         })
     }
 
@@ -118,8 +127,8 @@ impl Top {
             self.asker.round(&mut self.roll, self.interval, true).await?;
             let page = self.page();
             match (&mut screen, self.format) {
-                (Some(screen), _) => screen.draw(&page.table(color()))?,
-                (None, Format::Table) => print(&page.table(false))?,
+                (Some(screen), _) => screen.draw(&page.table(color(), output_width()))?,
+                (None, Format::Table) => print(&page.table(false, output_width()))?,
                 (None, Format::Json) => print(&page.json())?,
             }
             tokio::time::sleep_until((started + self.interval).into()).await;

@@ -3,6 +3,7 @@
 use comfy_table::{Attribute, Cell, CellAlignment, Color};
 use serde::Serialize;
 
+use super::columns;
 use super::roll::Row;
 use crate::cli::ruled_table;
 
@@ -26,8 +27,8 @@ impl Page<'_> {
         serde_json::to_string(self).map_or_else(|_| String::new(), |line| line + "\n")
     }
 
-    /// A summary and a table; advice without workers.
-    pub(super) fn table(&self, color: bool) -> String {
+    /// A summary and a table within `width` columns (`None`: as wide as it is); advice without workers.
+    pub(super) fn table(&self, color: bool, width: Option<u16>) -> String {
         let mut page = String::new();
         if let Some(complaint) = &self.complaint {
             page.push_str(&format!("NOTE: {complaint}\n"));
@@ -43,41 +44,17 @@ impl Page<'_> {
         } else {
             table.force_no_tty();
         }
-        table.set_header([
-            "worker",
-            "state",
-            "queue",
-            "req/s",
-            "refused/s",
-            "p50 ms",
-            "p95 ms",
-            "p99 ms",
-            "batch",
-            "RSS MB",
-            "device",
-            "model",
-        ]);
-        let number = |value: Option<f64>, decimals: usize| {
-            let text = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"));
-            Cell::new(text).set_alignment(CellAlignment::Right)
-        };
-        for row in &self.workers {
-            let stats = &row.stats;
-            let device = format!("{} {}", stats.device, stats.precision);
-            table.add_row([
-                Cell::new(&stats.worker),
-                state(row, color),
-                number(stats.queue_requests.map(|count| count as f64), 0),
-                number(row.requests_per_s, 1),
-                number(row.refused_per_s, 1),
-                number(stats.p50_ms, 1),
-                number(stats.p95_ms, 1),
-                number(stats.p99_ms, 1),
-                number(stats.batch_pairs_mean, 1),
-                number(stats.memory_mb, 0),
-                Cell::new(device.trim()),
-                Cell::new(&stats.model),
-            ]);
+        let fitting = columns::fitting(&self.workers, width.map_or(usize::MAX, usize::from));
+        table.set_header(fitting.iter().map(|column| column.title));
+        for (at, row) in self.workers.iter().enumerate() {
+            table.add_row(fitting.iter().map(|column| {
+                let text = &column.texts[at];
+                match column.title {
+                    columns::STATE => state(row, text, color),
+                    _ if column.is_number => Cell::new(text).set_alignment(CellAlignment::Right),
+                    _ => Cell::new(text),
+                }
+            }));
         }
         page.push_str(&format!("{table}\n"));
         page
@@ -97,7 +74,7 @@ impl Page<'_> {
             count => format!(", {count} more are not shown"),
         };
         format!(
-            "{}: {workers}, {serving} serving, {queue} requests in queues, {:.1} requests/s, {:.1} refused/s{left_out}\n",
+            "{}: {workers}, {serving} serving, {queue} queued, {:.1} requests/s, {:.1} refused/s{left_out}\n",
             self.service,
             per_s(|row| row.requests_per_s),
             per_s(|row| row.refused_per_s),
@@ -105,15 +82,15 @@ impl Page<'_> {
     }
 }
 
-fn state(row: &Row, color: bool) -> Cell {
-    let name = if row.gone { "gone" } else { row.stats.state.as_str() };
+fn state(row: &Row, name: &str, color: bool) -> Cell {
     let cell = Cell::new(name);
     if !color {
         return cell;
     }
     match name {
+        _ if row.gone => cell.fg(Color::Red).add_attribute(Attribute::Bold),
         "serving" => cell.fg(Color::Green),
-        "gone" | "failed" => cell.fg(Color::Red).add_attribute(Attribute::Bold),
+        "failed" => cell.fg(Color::Red).add_attribute(Attribute::Bold),
         _ => cell.fg(Color::Yellow),
     }
 }
@@ -122,9 +99,12 @@ fn state(row: &Row, color: bool) -> Cell {
 pub(super) fn nobody(service: &str) -> String {
     format!(
         "No worker answers on $SRV.STATS.{service}. Check that\n  \
-         - a worker runs (`nats-rerank worker`), and is connected to this NATS system and account (`nats.url`),\n  \
-         - `nats.service_name` is the workers' (here it is `{service}`),\n  \
-         - this user may publish to $SRV.STATS.{service} and subscribe to its inbox (`nats.inbox_prefix`).\n"
+         - a worker runs (`nats-rerank worker`), and is connected to this NATS\n    \
+         system and account (`nats.url`),\n  \
+         - `nats.service_name` is the workers' (here it is `{service}`), and\n    \
+         `--subject`, if given, is theirs too,\n  \
+         - this user may publish to $SRV.STATS.{service} and subscribe to its\n    \
+         inbox (`nats.inbox_prefix`).\n"
     )
 }
 
@@ -161,25 +141,50 @@ mod tests {
 
     #[test]
     fn the_summary_leaves_out_who_is_gone() {
-        let text = page(vec![row("A", false), row("B", false), row("C", true)]).table(false);
+        let text = page(vec![row("A", false), row("B", false), row("C", true)]).table(false, None);
         let first = text.lines().next().unwrap();
         assert_eq!(
             first,
-            "rerank: 2 workers, 2 serving, 4 requests in queues, 40.0 requests/s, 0.0 refused/s"
+            "rerank: 2 workers, 2 serving, 4 queued, 40.0 requests/s, 0.0 refused/s"
         );
         assert!(
             text.contains("gone") && text.contains("12.3") && text.contains("some/model"),
             "{text}"
         );
         assert!(!text.contains('\u{1b}'), "no colour was asked for");
-        assert!(page(vec![row("A", false)]).table(true).contains('\u{1b}'));
+        assert!(page(vec![row("A", false)]).table(true, None).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_page_fits_its_columns() {
+        let mut long = row(&"W".repeat(22), false);
+        long.stats.model = "cross-encoder/mmarco-mMiniLMv2-L12-H384-v1".to_owned();
+        (long.stats.device, long.stats.precision) = ("cpu".to_owned(), "bf16".to_owned());
+        let page = page(vec![long.clone(), row("B", true)]);
+        let whole = page.table(false, None);
+        for words in ["batch", "RSS MB", &*"W".repeat(22), &long.stats.model] {
+            assert!(whole.contains(words), "{words}: {whole}");
+        }
+        for width in [40, 60, 80, 100, 120, 200] {
+            let text = page.table(false, Some(width));
+            let widest = text.lines().skip(1).map(|line| line.chars().count()).max();
+            assert!(widest <= Some(usize::from(width)), "{width}: {text}");
+            assert!(text.contains("p99 ms") && text.contains("gone"), "{width}: {text}");
+        }
+        let narrow = page.table(false, Some(80));
+        assert!(
+            narrow.contains("…WWWWWWW") && narrow.contains("L12-H384-v1"),
+            "{narrow}"
+        );
+        assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+        assert!(nobody("rerank").lines().all(|line| line.chars().count() <= 80));
     }
 
     #[test]
     fn without_workers_there_is_advice() {
         let mut page = page(Vec::new());
         page.complaint = Some("the NATS server said: no".to_owned());
-        let text = page.table(false);
+        let text = page.table(false, None);
         assert!(text.starts_with("NOTE: the NATS server said: no\n"), "{text}");
         assert!(
             text.contains("$SRV.STATS.rerank") && text.contains("nats.service_name"),

@@ -12,6 +12,8 @@ const CHARS_MAX: usize = 80;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Stats {
     pub(super) worker: String,
+    /// What it listens to.
+    pub(super) subject: String,
     pub(super) state: String,
     pub(super) model: String,
     pub(super) device: String,
@@ -52,6 +54,7 @@ impl Stats {
         let latency = |name: &str| data["latency_ms"][name].as_f64().filter(|ms| *ms > 0.0);
         Some(Stats {
             worker,
+            subject: plain(&endpoint["subject"]),
             state: plain(&data["state"]),
             model: plain(&metadata["model"]),
             device: plain(&metadata["device"]),
@@ -86,7 +89,7 @@ mod tests {
             "name": "rerank", "id": "W1", "version": "0.1.0", "type": "io.nats.micro.v1.stats_response",
             "metadata": {"model": "some/model", "device": "cpu", "precision": "bf16"},
             "endpoints": [{
-                "name": "score", "num_requests": 12, "num_errors": 2,
+                "name": "score", "subject": "rerank.v1.score", "num_requests": 12, "num_errors": 2,
                 "data": {
                     "state": "serving", "queue_requests": 3, "batch_pairs_mean": 24.5,
                     "latency_ms": {"p50": 4.5, "p95": 9.0, "p99": 11.0}, "memory_mb": 210.5,
@@ -99,6 +102,7 @@ mod tests {
     fn a_workers_answer_is_read() {
         let stats = Stats::read("rerank", reply().to_string().as_bytes()).unwrap();
         assert_eq!((stats.worker.as_str(), stats.state.as_str()), ("W1", "serving"));
+        assert_eq!(stats.subject, "rerank.v1.score");
         assert_eq!((stats.model.as_str(), stats.precision.as_str()), ("some/model", "bf16"));
         assert_eq!((stats.requests, stats.refused, stats.queue_requests), (12, 2, Some(3)));
         assert_eq!((stats.p99_ms, stats.memory_mb), (Some(11.0), Some(210.5)));
