@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clients gateway-check gpu-check deploy-check images workflow-check deny reproducible package bench peers microbench guard guard-refresh overload soak curves build fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check gpu-check deploy-check images workflow-check deny reproducible package bench peers microbench guard guard-refresh overload soak curves build install fmt lint doctor reference model clean
 
 CARGO ?= cargo
 # Optimized, and without libtorch, NATS and what tests need: it is built within a minute.
@@ -110,6 +110,9 @@ curves: ## measure what docs/tuning.md says of each setting, and draw it (35 min
 build: ## the release program: target/release/nats-rerank
 	@tools/setup libtorch
 	$(CARGO) build --release --locked
+
+install: build ## put the program, its model, completions and manual pages under PREFIX (default /usr/local)
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" tools/install
 
 fmt: ## format the source
 	$(CARGO) fmt

@@ -280,17 +280,22 @@ impl Caller {
     }
 }
 
-/// Tells the log of the connection: once that there is none, not with every attempt.
+/// Logs what happens to the connection: once that there is none, not with every attempt; and that it is back.
 fn on_event() -> impl Fn(Event) + Send + Sync + 'static {
-    let complained = AtomicBool::new(false);
+    let (complained, connected_before) = (AtomicBool::new(false), AtomicBool::new(false));
     move |event| match event {
         Event::ClientError(_) | Event::ServerError(_) if !complained.swap(true, Ordering::Relaxed) => {
             tracing::warn!(%event, "NATS connection");
         }
         Event::Connected => {
             complained.store(false, Ordering::Relaxed);
-            tracing::debug!(%event, "NATS connection");
+            if connected_before.swap(true, Ordering::Relaxed) {
+                tracing::info!("connected to NATS again");
+            } else {
+                tracing::info!("connected to NATS");
+            }
         }
+        Event::Disconnected => tracing::warn!("the connection to NATS is lost; it is made anew by itself"),
         event => tracing::debug!(%event, "NATS connection"),
     }
 }

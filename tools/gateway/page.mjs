@@ -61,7 +61,7 @@ try {
   await narrow.getByText("Token", { exact: true }).click();
   await narrow.getByLabel("Bearer token").fill(token);
   await narrow.getByRole("button", { name: "Rerank" }).click();
-  await narrow.getByText("No ranking in time").waitFor();
+  await narrow.getByText("The order below is the one you gave").waitFor();
   const order = await narrow.locator("#rows tr").evaluateAll((found) => found.map((row) => row.cells[1].textContent));
   assert.deepEqual(order, order.map((_, place) => String(place + 1)), "the order that was given");
   const overflow = await narrow.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);

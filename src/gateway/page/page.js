@@ -23,6 +23,21 @@ function moved(places) {
   return places > 0 ? [`▲ up ${places}`, "up"] : [`▼ down ${-places}`, "down"];
 }
 
+// What a person can do about it: what `nats-rerank query` says, too.
+const ADVICE = {
+  no_responders: "No worker listens. Start one with `nats-rerank worker`, with the same nats.url and nats.subject",
+  timed_out: "No worker answered in time. The workers may be busy, or still starting: try again",
+  disconnected: "The gateway is not connected to NATS. Check that nats-server is running, and nats.url",
+  circuit_open: "The workers have failed or were slow of late, and are not asked for a moment: try again shortly",
+  switched_off: "Reranking is switched off",
+  overloaded: "The workers are full: try again shortly, or start more of them",
+  unavailable: "The worker is switched off, stopping, or has no model: see its log",
+};
+
+function explained(reason) {
+  return `${ADVICE[reason] || `No ranking (${reason})`}. The order below is the one you gave.`;
+}
+
 function show(rankings, documents, ranked) {
   document.getElementById("results-title").textContent = ranked ? "New order" : "Order as it was";
   rows.replaceChildren();
@@ -58,7 +73,7 @@ async function rerank() {
   const fallback = answer.headers.get("Rerank-Fallback");
   const partial = answer.headers.get("Rerank-Partial");
   show(body.rankings, documents, !fallback);
-  if (fallback) say(`No ranking in time (${fallback}): this is the order you gave.`, true);
+  if (fallback) say(explained(fallback), true);
   else if (partial) say(`Not all documents were scored in time (${partial}): the rest keep their order below.`, true);
   else say(`${body.rankings.length} documents by ${body.model || "no model"} in ${elapsed} ms.`);
 }
