@@ -249,3 +249,47 @@ async def test_the_blocking_client(shared_server: NatsServer, responder: Respond
         reranker.close()
 
     await asyncio.to_thread(blocking)
+
+
+async def test_a_call_on_another_event_loop_says_so_and_disturbs_nobody(
+    shared_server: NatsServer, responder: Responder, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await Reranker.connect(shared_server.url, options()) as reranker:
+        assert (await reranker.rerank("q", DOCUMENTS)).is_reranked
+
+        async def elsewhere() -> Reranked[str]:
+            answer = await reranker.rerank("q", DOCUMENTS, 2)
+            with pytest.raises(RuntimeError, match="another event loop"):
+                await reranker.close()
+            return answer
+
+        calls = [reranker.rerank("q", DOCUMENTS) for _ in range(20)]
+        for _ in range(2):
+            answer = await asyncio.to_thread(asyncio.run, elsewhere())
+            assert is_ann(answer, DOCUMENTS[:2], "refused")
+            assert answer.kind == "invalid_request"
+            assert "another event loop" in (answer.detail or "")
+        assert all(answer.is_reranked for answer in await asyncio.gather(*calls))
+        assert (await reranker.rerank("q", DOCUMENTS)).is_reranked
+    assert sum("another event loop" in record.message for record in caplog.records) == 1
+
+
+async def test_numbers_of_numpy_are_numbers(shared_server: NatsServer, responder: Responder) -> None:
+    for whole, real in numpy_numbers():
+        settings = options(budget_ms=real, retries_max=whole)
+        async with await Reranker.connect(shared_server.url, settings) as reranker:
+            answer = await reranker.rerank("q", DOCUMENTS, whole, budget_ms=real)
+            assert answer.is_reranked
+            assert answer.documents == ["c 3", "b 2"]
+            refused = await reranker.rerank("q", DOCUMENTS, True)
+            assert is_ann(refused, DOCUMENTS, "refused")
+
+
+def numpy_numbers() -> list[tuple[Any, Any]]:
+    import numpy
+
+    return [
+        (numpy.int64(2), numpy.float32(20_000)),
+        (numpy.uint8(2), numpy.int32(20_000)),
+        (numpy.int32(2), numpy.float64(20_000)),
+    ]

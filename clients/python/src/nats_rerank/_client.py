@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -10,7 +12,7 @@ from typing import Any, Callable, Optional, TypeVar, Union
 from nats.aio.client import Client
 
 from ._connection import Connection
-from ._core import Core
+from ._core import OTHER_LOOP, Core
 from ._options import Options
 from ._types import Missing, Reranked
 
@@ -24,7 +26,8 @@ SERVERS = "nats://127.0.0.1:4222"
 class Reranker:
     """Puts search results in the order of a cross-encoder, or leaves them in theirs: a call never fails.
 
-    Use one for the whole program; calls may be made side by side. Made by `Reranker.connect` or `Reranker.over`.
+    Use one for the whole program; calls may be made side by side, on the event loop that it was made on (elsewhere they
+    keep the ANN order and say so). Made by `Reranker.connect` or `Reranker.over`.
     """
 
     def __init__(self, core: Core) -> None:
@@ -47,6 +50,7 @@ class Reranker:
         Raises `ConnectError` if no server can be reached; `lazy`, only if the servers are no addresses.
         """
         core = Core(options or Options(), Connection(servers, nats_options))
+        core.loop = asyncio.get_running_loop()
         await core.connection.open(lazy)
         core.watch_switch()
         return cls(core)
@@ -55,6 +59,9 @@ class Reranker:
     def over(cls, client: Client, options: Optional[Options] = None) -> Reranker:
         """Uses a connection that the program has already; closing the reranker leaves it open."""
         core = Core(options or Options(), Connection.over(client))
+        # Without a running loop the first call says which one it is.
+        with contextlib.suppress(RuntimeError):
+            core.loop = asyncio.get_running_loop()
         core.watch_switch()
         return cls(core)
 
@@ -77,6 +84,8 @@ class Reranker:
         `documents` raises, and `CancelledError` when the caller's task is cancelled.
         """
         core = self._core
+        if core.loop is None:
+            core.loop = asyncio.get_running_loop()
         call = core.begin(query, documents, top_k, text, budget_ms, raw_scores, truncate, model)
         if isinstance(call, Reranked):
             return call
@@ -91,7 +100,12 @@ class Reranker:
             core.abandon(call)
 
     async def close(self) -> None:
-        """Ends the connection, unless it is the program's own. Calls from here on keep the ANN order."""
+        """Ends the connection, unless it is the program's own. Calls from here on keep the ANN order.
+
+        Raises `RuntimeError` on another event loop than its own, where it could end nothing.
+        """
+        if self._core.loop not in (None, asyncio.get_running_loop()):
+            raise RuntimeError(f"a Reranker is {OTHER_LOOP}")
         await self._core.close()
 
     async def __aenter__(self) -> Reranker:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import numbers
 import random
 import time
 from collections.abc import Iterable, Mapping
@@ -19,8 +21,13 @@ from ._switch import Switch
 from ._types import Missing, Partial, Ranked, Reranked
 from ._wire import Part, Scores, activated, open_reply, request_headers, split
 
+log = logging.getLogger("nats_rerank")
+
 T = TypeVar("T")
 
+OTHER_LOOP = (
+    "used on another event loop than the one that it was made on: make a Reranker there, or use BlockingReranker"
+)
 TOO_LARGE = Missing("refused", "too_large", "larger than NATS messages may be")
 RETRY_PAUSE_MS_MAX = 5.0
 """Before a retry, up to so long at random: callers that were refused together shall not come back together."""
@@ -69,6 +76,9 @@ class Core:
         self.switch = Switch(options.is_enabled())
         self._waiting: set[Call[Any]] = set()
         self._stragglers: set[asyncio.Future[None]] = set()
+        self.loop: Optional[asyncio.AbstractEventLoop] = None
+        """The event loop that calls have to be made on; None: any thread may call (`BlockingReranker`)."""
+        self._warned_of_loop = False
         connection.on_lost = self._on_lost
 
     def watch_switch(self) -> None:
@@ -97,14 +107,24 @@ class Core:
         """A call that is worth asking for, with its requests written; else what it comes to without."""
         began = time.monotonic()
         call = Call(list(documents), top_k, began)
-        if top_k is not None and (type(top_k) is not int or top_k < 0):
-            call.top_k = None
-            return call.ann(Missing("refused", "invalid_request", "`top_k`: expected a whole number"))
+        # Numbers of numpy are numbers; True and False are none.
+        if top_k is not None:
+            if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 0:
+                call.top_k = None
+                return call.ann(Missing("refused", "invalid_request", "`top_k`: expected a whole number"))
+            call.top_k = int(top_k)
+        if self.loop is not None and asyncio.get_running_loop() is not self.loop:
+            # Its futures belong to the other loop: a call from here would hang, and disturb those that are made there.
+            if not self._warned_of_loop:
+                self._warned_of_loop = True
+                log.warning("a Reranker is %s; such calls keep the ANN order", OTHER_LOOP)
+            return call.ann(Missing("refused", "invalid_request", OTHER_LOOP))
         if not self.switch.enabled:
             return call.ann(Missing("switched_off"))
         budget_ms = self.options.budget_ms if budget_ms is None else budget_ms
-        if not (isinstance(budget_ms, (int, float)) and budget_ms > 0):
+        if not (isinstance(budget_ms, numbers.Real) and budget_ms > 0):
             return call.ann(Missing("timed_out", None, "there was no budget"))
+        budget_ms = float(budget_ms)
         call.deadline = began + min(budget_ms, BUDGET_MS_MAX) / 1e3
         call.client = self.connection.client
         if call.client is None:

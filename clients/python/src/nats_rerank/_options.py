@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 import re
 from dataclasses import dataclass, field
@@ -102,7 +103,8 @@ class Options:
 
 
 def _check(name: str, value: float, lowest: float, highest: float, whole: bool = False) -> None:
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or math.isnan(value) or not lowest <= value <= highest:
+    # Numbers of numpy are numbers; True and False are none.
+    kind = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind) or math.isnan(value) or not lowest <= value <= highest:
         what = "a whole number" if whole else "a number"
         raise ValueError(f"{name}: expected {what} from {lowest:g} to {highest:g}")
