@@ -12,8 +12,9 @@ use super::gather::{Scored, gather, whole};
 use super::hedge::Hedge;
 use super::record::{self, RequestKind};
 use super::scatter::{self, Bounds, Split};
+use super::size_class::{SIZE_CLASSES, pair_bytes, size_class};
 use super::{Answer, CallError, Caller};
-use crate::protocol::{Document, Encoding, RefusalKind, Request, TraceContext};
+use crate::protocol::{Document, Encoding, RefusalKind, RefusalScope, Request, TraceContext};
 
 /// Bytes of a message that are left to its headers (a trace's state may have 512) and to what stands round the texts,
 /// generously.
@@ -29,7 +30,8 @@ pub(super) struct Asker {
     pub(super) retries_max: u32,
     pub(super) split_pairs: Option<usize>,
     pub(super) parts_max: usize,
-    pub(super) hedge: Option<Mutex<Hedge>>,
+    /// For each size of requests: large ones take longer by themselves.
+    pub(super) hedge: Option<Mutex<[Hedge; SIZE_CLASSES]>>,
 }
 
 impl Asker {
@@ -101,7 +103,9 @@ impl Asker {
             return self.persist(ask, deadline).await;
         };
         let started = Instant::now();
-        let delay = lock(hedge).begin();
+        let texts = request.documents.iter().map(|document| &*document.text);
+        let size_class = size_class(pair_bytes(&request.query, texts));
+        let delay = lock(hedge)[size_class].begin();
         let mut first = pin!(self.persist(ask, deadline));
         let in_good_time = match delay {
             Some(delay) if started + delay < deadline => tokio::time::timeout(delay, &mut first).await.ok(),
@@ -109,7 +113,7 @@ impl Asker {
         };
         let answer = match in_good_time {
             Some(answer) => answer,
-            None if !lock(hedge).take() => first.await,
+            None if !lock(hedge)[size_class].take() => first.await,
             None => match select(first, pin!(ask(RequestKind::Hedge))).await {
                 Either::Left((Err(error), second)) => second.await.map_err(|_| error),
                 Either::Right((Err(_), first)) => first.await,
@@ -117,7 +121,7 @@ impl Asker {
             },
         };
         if answer.is_ok() {
-            lock(hedge).learn(started.elapsed());
+            lock(hedge)[size_class].learn(started.elapsed());
         }
         answer
     }
@@ -131,7 +135,8 @@ impl Asker {
         for _ in 0..self.retries_max {
             match &answer {
                 Err(CallError::Refused { refusal, .. })
-                    if matches!(refusal.kind, RefusalKind::Overloaded | RefusalKind::Unavailable)
+                    if refusal.scope == RefusalScope::Worker
+                        && matches!(refusal.kind, RefusalKind::Overloaded | RefusalKind::Unavailable)
                         && Instant::now() < deadline => {}
                 _ => break,
             }
@@ -156,7 +161,7 @@ fn encoded_bytes(encoding: Encoding, text: &str) -> usize {
     }
 }
 
-fn lock(hedge: &Mutex<Hedge>) -> MutexGuard<'_, Hedge> {
+fn lock(hedge: &Mutex<[Hedge; SIZE_CLASSES]>) -> MutexGuard<'_, [Hedge; SIZE_CLASSES]> {
     // Its steps do not panic half-way.
     hedge.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,10 +15,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// When the circuit opens, and how it closes again.
 ///
-/// A call has failed if the fleet let it down: no scores for at least half of its candidates for want of an answer, of
-/// a worker, of room or of time, or by a bad reply; or, with `slow`, an answer that took longer. Not held against the
-/// fleet: a refusal that is the caller's own doing (`invalid_request`, `unknown_model`, `too_large`), a call that had
-/// less than half of the builder's budget, and a lost connection, which costs no time.
+/// There is a circuit for each size of calls (bytes of text in their pairs: up to 4 KiB, 16 KiB, and so on, each four times the one
+/// before), so that lists of one size change nothing for those of another.
+///
+/// A call has failed if the fleet let it down and that cost time: no scores for at least half of its candidates for want of an
+/// answer, of a worker, of room or of time, or by a bad reply; or, with `slow`, an answer that took longer. Not held against the
+/// fleet: a refusal that an idle worker would have given too ([`RefusalScope::Request`](crate::protocol::RefusalScope)); a refusal, or
+/// that no worker listens, which came within a tenth of the budget (100 ms at most), since asking costs nothing then; a call that had
+/// less than half of the builder's budget; one that was given up; and a lost connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BreakerSettings {
     /// How many of the last calls are looked at; 1 to 64. Unless set: 20.

@@ -297,7 +297,9 @@ impl RerankerBuilder {
                 retries_max: self.retries_max,
                 split_pairs: self.split_pairs,
                 parts_max: self.parts_max,
-                hedge: self.hedge.map(|settings| Mutex::new(Hedge::new(settings))),
+                hedge: self
+                    .hedge
+                    .map(|settings| Mutex::new(std::array::from_fn(|_| Hedge::new(settings)))),
             },
             Enabled::new(enabled, bucket),
             Circuit::new(self.breaker),

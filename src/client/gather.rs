@@ -3,7 +3,7 @@
 use super::reranked::Missing;
 use super::scatter::{self, Split};
 use super::{AnnReason, Answer, CallError};
-use crate::protocol::{RefusalKind, ScoreActivation, Usage};
+use crate::protocol::{RefusalKind, RefusalScope, ScoreActivation, Usage};
 
 /// What came of a call.
 #[derive(Debug, Default)]
@@ -153,6 +153,7 @@ fn too_large(detail: &str) -> Missing {
     Missing {
         reason: AnnReason::Refused(RefusalKind::TooLarge),
         detail: Some(detail.to_owned()),
+        scope: Some(RefusalScope::Request),
     }
 }
 

@@ -20,6 +20,7 @@ mod record;
 mod reranked;
 mod reranker;
 mod scatter;
+mod size_class;
 mod text;
 
 pub use breaker::{BreakerSettings, CircuitState};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::CallError;
-use crate::protocol::{RefusalKind, Usage};
+use crate::protocol::{RefusalKind, RefusalScope, Usage};
 
 /// The caller's items after a call, whatever became of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -179,16 +179,27 @@ impl<T> Reranked<T> {
 pub(super) struct Missing {
     pub(super) reason: AnnReason,
     pub(super) detail: Option<String>,
+    /// Of a refusal: whom it says something about.
+    pub(super) scope: Option<RefusalScope>,
 }
 
 impl From<AnnReason> for Missing {
     fn from(reason: AnnReason) -> Self {
-        Self { reason, detail: None }
+        Self {
+            reason,
+            detail: None,
+            scope: None,
+        }
     }
 }
 
 impl From<CallError> for Missing {
     fn from(error: CallError) -> Self {
+        let scope = match &error {
+            CallError::Refused { refusal, .. } => Some(refusal.scope),
+            CallError::TooLarge { .. } | CallError::InvalidSubject { .. } => Some(RefusalScope::Request),
+            _ => None,
+        };
         let (reason, detail) = match error {
             CallError::TimedOut { .. } => (AnnReason::TimedOut, None),
             CallError::NoResponders { .. } => (AnnReason::NoResponders, None),
@@ -201,7 +212,7 @@ impl From<CallError> for Missing {
             }
             CallError::BadReply(complaint) => (AnnReason::BadReply, Some(complaint)),
         };
-        Missing { reason, detail }
+        Missing { reason, detail, scope }
     }
 }
 

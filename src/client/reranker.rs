@@ -11,10 +11,14 @@ use super::circuit::Circuit;
 use super::enabled::Enabled;
 use super::gather::Scored;
 use super::record;
+use super::size_class::{pair_bytes, size_class};
 use super::{AnnReason, Order, Partial, Ranked, RerankOptions, Reranked, RerankerBuilder, Text};
 use crate::protocol::headers::BUDGET_MAX;
-use crate::protocol::{Document, RefusalKind, Request};
+use crate::protocol::{Document, RefusalScope, Request};
 use crate::telemetry::caller_names;
+
+/// A refusal that took no longer, nor a tenth of the budget, cost nothing that a circuit could save.
+const QUICK_MAX: Duration = Duration::from_millis(100);
 
 /// Reranks candidates, and cannot fail: whatever happens, a call ends within its budget, with the caller's own items in
 /// the model's order or else in the order that they came in, and says which. Cheap to clone; clones share the
@@ -150,19 +154,23 @@ impl Reranker {
         let budget = options.budget.unwrap_or(self.shared.defaults.budget).min(BUDGET_MAX);
         let nothing_to_do = items.is_empty() || top_k == Some(0);
         let passage = match self.obstacle(budget) {
-            Some(reason) => Err(reason),
+            Some(reason) => Err(reason.into()),
             None if nothing_to_do => Ok(None),
-            None => self.shared.circuit.enter().map(Some).ok_or(AnnReason::CircuitOpen),
+            None => {
+                let size_class = size_class(pair_bytes(query, items.iter().map(&text)));
+                self.shared.circuit.enter(size_class).map(Some)
+            }
         };
         let (reranked, skipped) = match passage {
-            Err(reason) => (Reranked::ann(items, top_k, reason.into(), started.elapsed()), true),
+            Err(missing) => (Reranked::ann(items, top_k, missing, started.elapsed()), true),
             Ok(None) => (arrange(items, Scored::default(), top_k, started), false),
             Ok(Some(passage)) => {
                 // The closure ends here: it need not be `Send` for the call to be.
                 let request = self.request(query, documents(&items, text), top_k, options);
                 let trace_context = options.trace_context.as_ref();
                 let scored = self.shared.asker.ask(request, trace_context, started + budget).await;
-                passage.end(self.verdict(&scored, items.len(), budget));
+                let missing = scored.unscored.as_ref().map(|(_, missing)| missing.reason);
+                passage.end(self.verdict(&scored, items.len(), budget, started.elapsed()), missing);
                 (arrange(items, scored, top_k, started), false)
             }
         };
@@ -198,7 +206,7 @@ impl Reranker {
     }
 
     /// What the outcome says about the fleet.
-    fn verdict(&self, scored: &Scored, candidates: usize, budget: Duration) -> Verdict {
+    fn verdict(&self, scored: &Scored, candidates: usize, budget: Duration, elapsed: Duration) -> Verdict {
         let Some((_, missing)) = scored
             .unscored
             .as_ref()
@@ -206,12 +214,15 @@ impl Reranker {
         else {
             return Verdict::Good;
         };
+        // An idle worker would have refused it as well.
+        if missing.scope == Some(RefusalScope::Request) {
+            return Verdict::Mute;
+        }
         match missing.reason {
-            // Its own doing, or a connection of its own.
+            // A connection of its own.
             AnnReason::Disconnected | AnnReason::CircuitOpen | AnnReason::SwitchedOff => Verdict::Mute,
-            AnnReason::Refused(RefusalKind::InvalidRequest | RefusalKind::UnknownModel | RefusalKind::TooLarge) => {
-                Verdict::Mute
-            }
+            // What cost no time, a circuit cannot save.
+            AnnReason::Refused(_) | AnnReason::NoResponders if elapsed <= (budget / 10).min(QUICK_MAX) => Verdict::Mute,
             _ if budget * 2 < self.shared.defaults.budget => Verdict::Mute,
             _ => Verdict::Bad,
         }

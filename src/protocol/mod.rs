@@ -30,7 +30,7 @@ mod visit;
 pub use activation::ScoreActivation;
 pub use encoding::Encoding;
 pub use headers::RequestHeaders;
-pub use refusal::{MESSAGE_BYTES_MAX, Refusal, RefusalKind};
+pub use refusal::{MESSAGE_BYTES_MAX, Refusal, RefusalKind, RefusalScope};
 pub use reply::{DecodeError, RankedDocument, Ranking, Reply, TimingsMs, Usage};
 #[cfg(feature = "gateway")]
 pub(crate) use request::RequestSink;

@@ -77,10 +77,48 @@ impl RefusalKind {
         )
     }
 
+    /// The scope of a refusal that does not name its own.
+    pub fn scope(self) -> RefusalScope {
+        match self {
+            RefusalKind::InvalidRequest | RefusalKind::UnknownModel | RefusalKind::TooLarge => RefusalScope::Request,
+            RefusalKind::Overloaded
+            | RefusalKind::Unavailable
+            | RefusalKind::DeadlineExceeded
+            | RefusalKind::Internal => RefusalScope::Worker,
+        }
+    }
+
     /// The kind of this name; failing that (a kind that came later), the one that stands for this code.
     fn from_wire(name: Option<&str>, code: Option<u16>) -> Option<RefusalKind> {
         let by_name = name.and_then(|name| Self::ALL.into_iter().find(|kind| kind.name() == name));
         by_name.or_else(|| code.and_then(|code| Self::ALL.into_iter().find(|kind| kind.code() == code)))
+    }
+}
+
+/// Whom a refusal says something about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusalScope {
+    /// The request: an idle worker would refuse it as well, so asking another one, or later, is of no use.
+    Request,
+    /// The worker as it is now: circuits and retries go by it.
+    Worker,
+}
+
+impl RefusalScope {
+    /// Every scope.
+    pub const ALL: [RefusalScope; 2] = [RefusalScope::Request, RefusalScope::Worker];
+
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            RefusalScope::Request => "request",
+            RefusalScope::Worker => "worker",
+        }
+    }
+
+    fn from_wire(name: Option<&str>) -> Option<RefusalScope> {
+        let name = name?;
+        Self::ALL.into_iter().find(|scope| scope.name() == name)
     }
 }
 
@@ -93,17 +131,29 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// What is wrong, for people.
     pub message: String,
+    /// Whether an idle worker would refuse the request as well.
+    pub scope: RefusalScope,
 }
 
 impl Refusal {
-    /// A refusal of this kind; the message becomes one line of at most [`MESSAGE_BYTES_MAX`] bytes.
+    /// A refusal of this kind, of the scope that the kind mostly has; the message becomes one line of at most
+    /// [`MESSAGE_BYTES_MAX`] bytes.
     pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
         let message = message.into();
         let message = match one_line(&message) {
             Cow::Borrowed(_) => message,
             Cow::Owned(cut) => cut,
         };
-        Self { kind, message }
+        Self {
+            kind,
+            message,
+            scope: kind.scope(),
+        }
+    }
+
+    /// The same refusal of another scope.
+    pub fn with_scope(self, scope: RefusalScope) -> Self {
+        Self { scope, ..self }
     }
 
     /// 400: name the field, what was expected and what was found.
@@ -149,6 +199,7 @@ impl Refusal {
                 kind: self.kind.name(),
                 message: &one_line(&self.message),
                 retryable: self.kind.retryable(),
+                scope: self.scope.name(),
             },
         })
     }
@@ -162,7 +213,8 @@ impl Refusal {
             .collect()
     }
 
-    /// Reads the body of a refusal. A kind that this version does not know is read by its code.
+    /// Reads the body of a refusal. A kind that this version does not know is read by its code; a scope that is not
+    /// there (an older worker), or not known, by the kind.
     ///
     /// # Errors
     /// The body is not a refusal.
@@ -174,7 +226,8 @@ impl Refusal {
             .ok_or_else(|| DecodeError::new(reader::missing("error", "an object")))?;
         let kind = RefusalKind::from_wire(error.kind.as_deref(), error.code)
             .ok_or_else(|| DecodeError::new("`error`: neither `kind` nor `code` is a known one".to_owned()))?;
-        Ok(Refusal::new(kind, error.message.unwrap_or_default()))
+        let scope = RefusalScope::from_wire(error.scope.as_deref()).unwrap_or(kind.scope());
+        Ok(Refusal::new(kind, error.message.unwrap_or_default()).with_scope(scope))
     }
 }
 
@@ -221,6 +274,7 @@ struct WireError<'a> {
     kind: &'a str,
     message: &'a str,
     retryable: bool,
+    scope: &'a str,
 }
 
 #[derive(Default)]
@@ -245,15 +299,17 @@ struct ErrorSink {
     code: Option<u16>,
     kind: Option<String>,
     message: Option<String>,
+    scope: Option<String>,
 }
 
 impl Sink for ErrorSink {
-    const FIELDS: &'static [&'static str] = &["code", "kind", "message"];
+    const FIELDS: &'static [&'static str] = &["code", "kind", "message", "scope"];
 
     fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         match name {
             "code" => self.code = value.count()?.and_then(|code| u16::try_from(code).ok()),
             "kind" => self.kind = value.text()?,
+            "scope" => self.scope = value.text()?,
             _ => self.message = value.text()?,
         }
         Ok(())

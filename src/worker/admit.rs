@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::decode::Decoded;
 use super::load::{Late, Load, WorkId};
 use super::ticket::Ticket;
-use crate::protocol::{Refusal, RefusalKind, Request};
+use crate::protocol::{Refusal, RefusalKind, RefusalScope, Request};
 use crate::telemetry::names;
 use crate::telemetry::traces::Stage;
 
@@ -59,6 +59,17 @@ pub struct Share {
     bytes: usize,
     /// Its part of the device's time; `None` for one that was not admitted.
     work: Option<WorkId>,
+    /// Its tokens in all: estimated until they are counted.
+    tokens: AtomicUsize,
+}
+
+/// A request that would not be ready in `budget` on an idle device is refused for its own sake, whatever else is here.
+fn scope(load: &Load, tokens: usize, budget: Duration) -> RefusalScope {
+    if load.time_alone(tokens) > budget {
+        RefusalScope::Request
+    } else {
+        RefusalScope::Worker
+    }
 }
 
 impl Queue {
@@ -133,13 +144,15 @@ impl Queue {
             request,
             bytes,
         } = decoded;
+        let (received_at, deadline) = (ticket.received_at(), ticket.deadline());
         if ticket.expired(now) {
-            ticket.refuse_expired("before the worker took the request");
+            let scope = self.scope_of(deadline.saturating_duration_since(received_at), &request);
+            ticket.refuse_expired_of("before the worker took the request", scope);
             return None;
         }
-        let (received_at, deadline) = (ticket.received_at(), ticket.deadline());
         let taken = self.take(request.documents.len(), bytes).and_then(|mut share| {
-            share.work = Some(self.take_time(now, received_at, deadline, &request)?);
+            let (work, tokens) = self.take_time(now, received_at, deadline, &request)?;
+            (share.work, share.tokens) = (Some(work), AtomicUsize::new(tokens));
             Ok(share)
         });
         let admitted = match taken {
@@ -165,15 +178,16 @@ impl Queue {
         received_at: Instant,
         deadline: Instant,
         request: &Request,
-    ) -> Result<WorkId, Refusal> {
+    ) -> Result<(WorkId, usize), Refusal> {
         let documents = request.documents.iter().map(|document| document.text.len());
         let budget = deadline.saturating_duration_since(received_at);
         let mut load = self.load();
         let tokens = load.estimate(request.query.len(), documents);
         load.learn_request(budget, tokens);
         let Err(late) = load.check(now, deadline, tokens) else {
-            return Ok(load.add(deadline, tokens));
+            return Ok((load.add(deadline, tokens), tokens));
         };
+        let scope = scope(&load, tokens, budget);
         if load.is_idle() {
             load.doubt(tokens);
         }
@@ -191,7 +205,14 @@ impl Queue {
                 wait.as_millis()
             ),
         };
-        Err(Refusal::new(RefusalKind::Overloaded, why))
+        Err(Refusal::new(RefusalKind::Overloaded, why).with_scope(scope))
+    }
+
+    /// Whom a late answer to this request says something about.
+    fn scope_of(&self, budget: Duration, request: &Request) -> RefusalScope {
+        let documents = request.documents.iter().map(|document| document.text.len());
+        let load = self.load();
+        scope(&load, load.estimate(request.query.len(), documents), budget)
     }
 
     fn take(self: &Arc<Queue>, pairs: usize, bytes: usize) -> Result<Share, Refusal> {
@@ -206,6 +227,7 @@ impl Queue {
             pairs,
             bytes,
             work: None,
+            tokens: AtomicUsize::new(0),
         };
         let taken = [
             (
@@ -227,10 +249,18 @@ impl Queue {
         self.publish();
         for (now, max, unit) in taken {
             if now > max {
-                return Err(Refusal::new(
-                    RefusalKind::Overloaded,
-                    format!("the queue is full: queue.{unit}_max is {max} and this request would make it {now}"),
-                ));
+                let alone = match unit {
+                    "pairs" => pairs,
+                    "bytes" => bytes,
+                    _ => 1,
+                };
+                let scope = if alone > max {
+                    RefusalScope::Request
+                } else {
+                    RefusalScope::Worker
+                };
+                let why = format!("the queue is full: queue.{unit}_max is {max} and this request would make it {now}");
+                return Err(Refusal::new(RefusalKind::Overloaded, why).with_scope(scope));
             }
         }
         Ok(share)
@@ -246,9 +276,15 @@ impl Queue {
 impl Share {
     /// Sets how many of its tokens the device has yet to take: the estimate gives way to the real number.
     pub fn set_tokens_left(&self, tokens: usize) {
+        self.tokens.store(tokens, Ordering::Relaxed);
         if let Some(work) = self.work {
             self.queue.load().set_left(work, tokens);
         }
+    }
+
+    /// Whom a refusal for want of time says something about, where the caller allows `budget` in all.
+    pub fn scope(&self, budget: Duration) -> RefusalScope {
+        scope(&self.queue.load(), self.tokens.load(Ordering::Relaxed), budget)
     }
 
     /// The device has begun with this many of its tokens.
@@ -322,9 +358,24 @@ mod tests {
         };
         assert_eq!(refusal.kind, RefusalKind::Overloaded);
         assert!(refusal.message.contains("budget of 100 ms"), "{}", refusal.message);
+        assert_eq!(refusal.scope, RefusalScope::Request, "too large for its own budget");
         let first = admit(Duration::from_secs(10), 40).await.expect("in time");
         // Now it is the queue that is too long: the wait outlasts a budget that is due later.
         assert!(admit(Duration::from_millis(10_100), 40).await.is_none());
+        let Answer::Refused(refusal) = receiver.recv().await.unwrap().answer else {
+            panic!("scored");
+        };
+        assert_eq!(
+            refusal.scope,
+            RefusalScope::Worker,
+            "an idle worker would have taken it"
+        );
+        // What is due before it makes it late; by itself it would not do either.
+        assert!(admit(Duration::from_millis(900), 10).await.is_none());
+        let Answer::Refused(refusal) = receiver.recv().await.unwrap().answer else {
+            panic!("scored");
+        };
+        assert_eq!(refusal.scope, RefusalScope::Request);
         assert!(queue.fullness(now) > 0.8);
         queue.pressure().await;
         drop(first);
@@ -341,6 +392,9 @@ mod tests {
         let refusal = queue.take(3, 10).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Overloaded);
         assert!(refusal.message.contains("queue.pairs_max is 10"), "{}", refusal.message);
+        assert_eq!(refusal.scope, RefusalScope::Worker);
+        assert_eq!(queue.take(11, 1).unwrap_err().scope, RefusalScope::Request);
+        assert_eq!(queue.take(1, 101).unwrap_err().scope, RefusalScope::Request);
         assert!(
             queue
                 .take(1, 91)

@@ -20,7 +20,7 @@ use super::ticket::Ticket;
 use super::tokenize::Tokenized;
 use crate::model::engine::EngineError;
 use crate::model::tokenizer::PairTokens;
-use crate::protocol::{Refusal, RefusalKind, Request};
+use crate::protocol::{Refusal, RefusalKind, RefusalScope, Request};
 use crate::telemetry::traces::Stage;
 
 pub(super) struct InProgress {
@@ -235,7 +235,8 @@ impl Gatherer {
                     Refusal::new(
                         RefusalKind::Internal,
                         "the device has no memory for one of the pairs; send shorter documents",
-                    ),
+                    )
+                    .with_scope(RefusalScope::Request),
                 );
                 rest = rest.get(part.range.len()..).unwrap_or_default();
                 continue;

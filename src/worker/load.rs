@@ -200,6 +200,11 @@ impl Load {
         self.running.is_none() && self.tokens == 0
     }
 
+    /// How long so many tokens take a device that has nothing else to do, by its measured rate.
+    pub fn time_alone(&self, tokens: usize) -> Duration {
+        self.rate.queue_time(tokens, self.batch_tokens)
+    }
+
     fn ready_in(&self, now: Instant, tokens: usize) -> Duration {
         self.running_left(now) + self.rate.queue_time(tokens, self.batch_tokens)
     }

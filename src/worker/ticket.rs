@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{OwnedPermit, Receiver, Sender, channel};
 
-use crate::protocol::{Encoding, Refusal, RefusalKind, Reply};
+use crate::protocol::{Encoding, Refusal, RefusalKind, RefusalScope, Reply};
 use crate::telemetry::names;
 use crate::telemetry::traces::{RequestTrace, Stage};
 use crate::worker::admit::Share;
@@ -185,11 +185,28 @@ impl Ticket {
 
     /// Answers that the budget ran out; `where_at` names the stage.
     pub fn refuse_expired(self, where_at: &str) {
+        let scope = self.scope();
+        self.refuse_expired_of(where_at, scope);
+    }
+
+    /// The same for a request that has no share of the queue, by which the scope is known otherwise.
+    pub fn refuse_expired_of(self, where_at: &str, scope: RefusalScope) {
         let budget = self.deadline() - self.received_at();
-        self.refuse(Refusal::new(
-            RefusalKind::DeadlineExceeded,
-            format!("the budget of {} ms ran out {where_at}", budget.as_millis()),
-        ));
+        let why = format!("the budget of {} ms ran out {where_at}", budget.as_millis());
+        self.refuse(Refusal::new(RefusalKind::DeadlineExceeded, why).with_scope(scope));
+    }
+
+    /// Whom a refusal for want of time says something about.
+    fn scope(&self) -> RefusalScope {
+        let Outgoing {
+            share,
+            received_at,
+            deadline,
+            ..
+        } = self.outgoing();
+        share
+            .as_ref()
+            .map_or(RefusalScope::Worker, |share| share.scope(*deadline - *received_at))
     }
 
     /// Answers that this worker cannot have the scores ready within what is left of the budget. Not expired: another worker
@@ -199,14 +216,13 @@ impl Ticket {
             self.deadline() - self.received_at(),
             self.deadline().saturating_duration_since(Instant::now()),
         );
-        self.refuse(Refusal::new(
-            RefusalKind::Overloaded,
-            format!(
-                "the scores would not be ready within the {} ms that are left of the budget of {} ms",
-                left.as_millis(),
-                budget.as_millis()
-            ),
-        ));
+        let scope = self.scope();
+        let why = format!(
+            "the scores would not be ready within the {} ms that are left of the budget of {} ms",
+            left.as_millis(),
+            budget.as_millis()
+        );
+        self.refuse(Refusal::new(RefusalKind::Overloaded, why).with_scope(scope));
     }
 
     fn close(mut self, answer: Answer) {

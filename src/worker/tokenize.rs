@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::admit::Admitted;
 use super::ticket::Ticket;
 use crate::model::tokenizer::{PairTokenizer, PairTokens, QueryTokens, TokenizeError};
-use crate::protocol::{Refusal, RefusalKind, Request};
+use crate::protocol::{Refusal, RefusalKind, RefusalScope, Request};
 use crate::telemetry::traces::{RequestTrace, Stage};
 
 /// Bytes of text that one task takes with the library's tokenizer: about a millisecond's work.
@@ -277,6 +277,7 @@ fn refusal(field: &str, error: &TokenizeError, trace: &RequestTrace) -> Refusal 
         TokenizeError::Failed(_) => {
             tracing::error!(parent: trace.span(), trace_id = trace.trace_id(), field, "tokenizing failed");
             Refusal::new(RefusalKind::Internal, format!("`{field}` could not be tokenized"))
+                .with_scope(RefusalScope::Request)
         }
     }
 }

@@ -8,7 +8,8 @@ use async_nats::{HeaderMap, Message};
 use futures_util::StreamExt;
 use nats_rerank::client::{Reranker, RerankerBuilder};
 use nats_rerank::protocol::{
-    DEFAULT_SUBJECT, Encoding, Ranking, Refusal, RefusalKind, Reply, Request, RequestHeaders, TimingsMs, Usage,
+    DEFAULT_SUBJECT, Encoding, Ranking, Refusal, RefusalKind, RefusalScope, Reply, Request, RequestHeaders, TimingsMs,
+    Usage,
 };
 
 use crate::nats_server::NatsServer;
@@ -21,6 +22,8 @@ pub enum Act {
     Bytes(Vec<u8>),
     /// Refuses.
     Refuse(RefusalKind),
+    /// Refuses what an idle worker would refuse as well.
+    RefuseRequest(RefusalKind),
     /// Never answers.
     Silence,
     /// Answers after a while.
@@ -137,8 +140,11 @@ async fn answer_at_once(client: async_nats::Client, message: Message, id: String
             headers.insert("Rerank-Activation", "sigmoid");
             serialized(encoding, &reply)
         }
-        Act::Refuse(kind) => {
-            let refusal = Refusal::new(kind, "as scripted");
+        Act::Refuse(kind) | Act::RefuseRequest(kind) => {
+            let mut refusal = Refusal::new(kind, "as scripted");
+            if matches!(act, Act::RefuseRequest(_)) {
+                refusal = refusal.with_scope(RefusalScope::Request);
+            }
             headers.insert("Nats-Service-Error-Code", kind.code().to_string().as_str());
             headers.insert("Nats-Service-Error", refusal.header_value().as_str());
             refusal.encode(encoding)

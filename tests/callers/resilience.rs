@@ -81,17 +81,24 @@ async fn a_silent_fleet_opens_the_circuit_and_one_that_answers_closes_it() {
     }
     let reranked = reranker.rerank("q", DOCUMENTS, 2).await;
     assert_eq!(reranked.order, Order::Ann(AnnReason::CircuitOpen));
+    let detail = reranked.detail.as_deref().unwrap_or_default();
+    assert!(
+        detail.contains("no answer within the budget"),
+        "what opened it: {detail}"
+    );
     assert_eq!(reranked.into_items(), ["a 1", "b 3"]);
     assert_eq!(silent.asked(), 3, "with the circuit open nobody is asked");
     silent.stop().await;
 
     // The same with a short pause: probes find the fleet again.
-    let reranker = guarded(&server, LONG, nervous()).await;
+    let silent = Fake::start(&server, "one", |_| Act::Silence).await;
+    let reranker = guarded(&server, SHORT, nervous()).await;
     let started = Instant::now();
     while reranker.circuit() == CircuitState::Closed {
         reranker.rerank("q", DOCUMENTS, None).await;
-        assert!(started.elapsed() < PATIENCE, "no responders open it too");
+        assert!(started.elapsed() < PATIENCE, "{:?}", reranker.circuit());
     }
+    silent.stop().await;
     let _worker = Fake::start(&server, "two", right).await;
     loop {
         let reranked = reranker.rerank("q", DOCUMENTS, None).await;
@@ -125,6 +132,66 @@ async fn what_callers_do_wrong_is_not_held_against_the_fleet() {
             .await;
     }
     assert_eq!(reranker.circuit(), CircuitState::Closed);
+}
+
+/// What comes at once costs nothing that a circuit could save, and keeps a caller from nothing once it stops coming.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_that_come_at_once_open_nothing() {
+    let server = NatsServer::start();
+    let reranker = guarded(&server, LONG, nervous()).await;
+    for _ in 0..10 {
+        let reranked = reranker.rerank("q", DOCUMENTS, None).await;
+        assert_eq!(reranked.order, Order::Ann(AnnReason::NoResponders));
+    }
+    let worker = Fake::start(&server, "one", |asked| match asked.request.query.as_str() {
+        "too large for its budget" => Act::RefuseRequest(RefusalKind::Overloaded),
+        "too late" => Act::RefuseRequest(RefusalKind::DeadlineExceeded),
+        _ => Act::Refuse(RefusalKind::Overloaded),
+    })
+    .await;
+    for (query, kind, asked) in [
+        ("too large for its budget", RefusalKind::Overloaded, 1),
+        ("too late", RefusalKind::DeadlineExceeded, 1),
+        ("full", RefusalKind::Overloaded, 3),
+    ] {
+        for _ in 0..10 {
+            let before = worker.asked();
+            let reranked = reranker.rerank(query, DOCUMENTS, None).await;
+            assert_eq!(reranked.order, Order::Ann(AnnReason::Refused(kind)), "{query}");
+            // What an idle worker would refuse is not asked again.
+            assert_eq!(worker.asked() - before, asked, "{query}");
+        }
+    }
+    assert_eq!(reranker.circuit(), CircuitState::Closed);
+}
+
+/// A shared client's callers with large lists, which are not answered, change nothing for those with small ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_lists_that_time_out_do_not_switch_small_ones_off() {
+    let server = NatsServer::start();
+    let _worker = Fake::start(&server, "one", |asked| match asked.request.query.as_str() {
+        "large" => Act::Silence,
+        _ => right(asked),
+    })
+    .await;
+    let settings = BreakerSettings {
+        pause_min: Duration::from_secs(3600),
+        pause_max: Duration::from_secs(3600),
+        ..nervous()
+    };
+    let reranker = guarded(&server, SHORT, settings).await;
+    let large: Vec<String> = (0..200)
+        .map(|number| format!("{} {number}", "word ".repeat(60)))
+        .collect();
+    for _ in 0..3 {
+        let reranked = reranker.rerank("large", &large, None).await;
+        assert_eq!(reranked.order, Order::Ann(AnnReason::TimedOut));
+    }
+    let reranked = reranker.rerank("large", &large, None).await;
+    assert_eq!(reranked.order, Order::Ann(AnnReason::CircuitOpen), "of their own size");
+    for _ in 0..20 {
+        assert_eq!(reranker.rerank("small", DOCUMENTS, None).await.order, Order::Model);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

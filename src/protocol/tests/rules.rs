@@ -388,7 +388,9 @@ fn refusals_follow_the_table() {
         let refusal = Refusal::new(kind, "why");
         let json: serde_json::Value = serde_json::from_slice(&refusal.encode(Encoding::Json)).expect("JSON");
         let expected = serde_json::json!(
-            {"error": {"code": code, "kind": name, "message": "why", "retryable": retryable}}
+            {"error": {
+                "code": code, "kind": name, "message": "why", "retryable": retryable, "scope": kind.scope().name(),
+            }}
         );
         assert_eq!(json, expected);
         for encoding in BOTH {
@@ -410,6 +412,36 @@ fn a_refusal_of_a_later_version_is_read_by_its_code() {
 }
 
 #[test]
+fn the_scope_of_a_refusal_is_on_the_wire_and_goes_by_the_kind_where_it_is_not() {
+    for encoding in [Encoding::Json, Encoding::MsgPack] {
+        for kind in RefusalKind::ALL {
+            for scope in RefusalScope::ALL {
+                let refusal = Refusal::new(kind, "m").with_scope(scope);
+                assert_eq!(Refusal::decode(encoding, &refusal.encode(encoding)), Ok(refusal));
+            }
+        }
+    }
+    let json = String::from_utf8(Refusal::overloaded("m").encode(Encoding::Json)).expect("UTF-8");
+    assert_eq!(
+        json,
+        r#"{"error":{"code":429,"kind":"overloaded","message":"m","retryable":true,"scope":"worker"}}"#
+    );
+    // An older worker's, and a later one's.
+    for (kind, scope) in [
+        ("overloaded", RefusalScope::Worker),
+        ("deadline_exceeded", RefusalScope::Worker),
+        ("too_large", RefusalScope::Request),
+        ("invalid_request", RefusalScope::Request),
+    ] {
+        for of_another_version in ["", r#", "scope": "galaxy""#, r#", "scope": null"#] {
+            let body = format!(r#"{{"error": {{"kind": "{kind}", "message": "m"{of_another_version}}}}}"#);
+            let read = Refusal::decode(Encoding::Json, body.as_bytes()).map(|refusal| refusal.scope);
+            assert_eq!(read, Ok(scope), "{body}");
+        }
+    }
+}
+
+#[test]
 fn messages_are_one_bounded_line() {
     let long = Refusal::internal(format!("first\nsecond\t{}", "é".repeat(1000)));
     assert!(
@@ -425,6 +457,7 @@ fn messages_are_one_bounded_line() {
     let by_hand = Refusal {
         kind: RefusalKind::Internal,
         message: "x\r\n".repeat(1000),
+        scope: RefusalScope::Worker,
     };
     assert!(by_hand.header_value().len() <= MESSAGE_BYTES_MAX && !by_hand.header_value().contains(['\r', '\n']));
     let read = Refusal::decode(Encoding::Json, &by_hand.encode(Encoding::Json)).expect("readable");
