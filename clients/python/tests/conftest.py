@@ -180,9 +180,10 @@ def ranked(request: dict[str, Any]) -> dict[str, Any]:
     return {"rankings": [{"index": index, "score": scores[index]} for index in order], "model": "scripted"}
 
 
-def refusal(code: int, kind: str) -> Answer:
-    """A refusal as workers word it."""
-    return lambda _: {"error": {"code": code, "kind": kind, "message": "told\nin the body", "retryable": False}}
+def refusal(code: int, kind: str, scope: Optional[str] = None) -> Answer:
+    """A refusal as workers word it; without `scope`, as older ones do."""
+    error = {"code": code, "kind": kind, "message": "told\nin the body", "retryable": False}
+    return lambda _: {"error": error if scope is None else {**error, "scope": scope}}
 
 
 def silent(_: dict[str, Any]) -> None:

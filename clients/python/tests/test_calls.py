@@ -176,32 +176,56 @@ async def test_after_failures_nothing_is_asked_until_a_try_succeeds(
 ) -> None:
     # The pause outlasts any stall of a busy machine.
     breaker = BreakerOptions(calls=4, calls_min=4, failure_percent=100, pause_ms_min=3_600_000, pause_ms_max=3_600_000)
-    async with await Reranker.connect(shared_server.url, options(breaker=breaker)) as reranker:
-        responder.answer = refusal(400, "invalid_request")
-        for _ in range(8):
-            assert (await reranker.rerank("q", DOCUMENTS)).kind == "invalid_request"
-        responder.answer = silent
-        for _ in range(8):
-            assert (await reranker.rerank("q", DOCUMENTS, budget_ms=5)).reason == "timed_out"
-        responder.answer = refusal(500, "internal")
+    responder.answer = silent
+    async with await Reranker.connect(shared_server.url, options(budget_ms=50, breaker=breaker)) as reranker:
         for _ in range(4):
-            assert (await reranker.rerank("q", DOCUMENTS)).kind == "internal"
+            assert (await reranker.rerank("q", DOCUMENTS)).reason == "timed_out"
         asked = len(responder.requests)
-        assert is_ann(await reranker.rerank("q", DOCUMENTS, 1), DOCUMENTS[:1], "circuit_open")
+        answer = await reranker.rerank("q", DOCUMENTS, 1)
+        assert is_ann(answer, DOCUMENTS[:1], "circuit_open")
+        assert "timed_out" in (answer.detail or ""), "what opened it"
         assert len(responder.requests) == asked
+        # Lists of another size are asked about all the same.
+        assert (await reranker.rerank("q", ["x" * 5_000, *DOCUMENTS])).reason == "timed_out"
 
     # The same with a short pause: a try finds the workers again.
     breaker = BreakerOptions(calls=4, calls_min=4, failure_percent=100, pause_ms_min=50)
-    async with await Reranker.connect(shared_server.url, options(breaker=breaker)) as reranker:
+    async with await Reranker.connect(shared_server.url, options(budget_ms=500, breaker=breaker)) as reranker:
         for _ in range(4):
-            assert (await reranker.rerank("q", DOCUMENTS)).kind == "internal"
+            assert (await reranker.rerank("q", DOCUMENTS)).reason == "timed_out"
         responder.answer = ranked
 
         async def reranked() -> bool:
             return (await reranker.rerank("q", DOCUMENTS)).is_reranked
 
         await until(reranked)
-        assert await reranked()
+        await until(reranked)
+
+
+async def test_what_costs_no_time_or_is_the_calls_own_doing_opens_nothing(
+    shared_server: NatsServer, responder: Responder
+) -> None:
+    breaker = BreakerOptions(calls=4, calls_min=4, failure_percent=100, pause_ms_min=3_600_000, pause_ms_max=3_600_000)
+    async with await Reranker.connect(shared_server.url, options(breaker=breaker, retries_max=2)) as reranker:
+        for answer, kind, asked in [
+            (refusal(400, "invalid_request"), "invalid_request", 1),
+            (refusal(500, "internal"), "internal", 1),
+            (refusal(429, "overloaded"), "overloaded", 3),
+            (refusal(429, "overloaded", "worker"), "overloaded", 3),
+            # What an idle worker would refuse as well is not asked again.
+            (refusal(429, "overloaded", "request"), "overloaded", 1),
+            (refusal(504, "deadline_exceeded", "request"), "deadline_exceeded", 1),
+        ]:
+            responder.answer = answer
+            for _ in range(8):
+                before = len(responder.requests)
+                assert (await reranker.rerank("q", DOCUMENTS)).kind == kind
+                assert len(responder.requests) - before == asked
+        responder.answer = silent
+        for _ in range(8):
+            assert (await reranker.rerank("q", DOCUMENTS, budget_ms=5)).reason == "timed_out"
+        responder.answer = ranked
+        assert (await reranker.rerank("q", DOCUMENTS)).is_reranked
 
 
 async def test_calls_side_by_side_and_cancelled_ones(shared_server: NatsServer, responder: Responder) -> None:

@@ -85,7 +85,8 @@ async def test_a_server_that_hangs_costs_the_budget_and_then_nothing(own_server:
         assert await reason(reranker) == "no_responders"
         own_server.pause()
         try:
-            assert await reason(reranker, 50) == "timed_out"
+            for _ in range(3):
+                assert await reason(reranker, 50) == "timed_out"
             # Far more than the socket takes.
             big = ["x" * 500_000 for _ in range(10)]
             assert (await reranker.rerank("q", big, budget_ms=50)).reason == "timed_out"

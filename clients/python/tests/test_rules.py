@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nats_rerank import BreakerOptions, Options
-from nats_rerank._breaker import Breaker
+from nats_rerank._breaker import SIZE_CLASSES, Breaker, size_class
 from nats_rerank._types import Missing
 from nats_rerank._wire import HEADERS_BYTES_MAX, Part, Scores, activated, open_reply, split
 
@@ -86,6 +86,14 @@ def test_the_breaker_opens_tries_and_closes() -> None:
     assert not breaker.is_open
     assert call(breaker, True)
     assert not breaker.is_open, "what was before is forgotten"
+
+
+def test_each_size_class_is_four_times_the_one_before() -> None:
+    assert [size_class(size) for size in (0, 1, 4096)] == [0, 0, 0]
+    for number in range(1, SIZE_CLASSES - 1):
+        most = 4096 * 4**number
+        assert (size_class(most // 4 + 1), size_class(most)) == (number, number)
+    assert size_class(10**12) == SIZE_CLASSES - 1
 
 
 def test_slow_answers_open_the_breaker() -> None:

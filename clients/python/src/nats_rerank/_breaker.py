@@ -29,6 +29,8 @@ class Breaker:
     """
 
     def __init__(self, options: BreakerOptions, clock: Callable[[], float] = time.monotonic) -> None:
+        self.opened_by: Optional[str] = None
+        """Why it opened, until it closes again."""
         self._options = options
         self._clock = clock
         self._lock = threading.Lock()
@@ -56,13 +58,13 @@ class Breaker:
             self._probing = True
             return Permit(self._generation, True)
 
-    def record(self, permit: Permit, failed: Optional[bool], elapsed_ms: float) -> None:
-        """What became of the call; `failed` is None for one that says nothing about the fleet."""
+    def record(self, permit: Permit, failed: Optional[bool], elapsed_ms: float, cause: Optional[str] = None) -> None:
+        """What became of the call; `failed` is None where that says nothing about the fleet; `cause` is why."""
         if not self._options.enabled:
             return
         slow_ms = self._options.slow_ms
         if failed is False and slow_ms is not None and elapsed_ms > slow_ms:
-            failed = True
+            failed, cause = True, "slow"
         with self._lock:
             if permit.is_recorded or permit.generation != self._generation:
                 return
@@ -70,7 +72,7 @@ class Breaker:
             if permit.is_probe:
                 self._probing = False
                 if failed:
-                    self._open()
+                    self._open(cause)
                 elif failed is False:
                     self._close()
                 return
@@ -80,10 +82,12 @@ class Breaker:
             known = len(self._failures)
             share = 100 * sum(self._failures) / known
             if failed and known >= self._options.calls_min and share >= self._options.failure_percent:
-                self._open()
+                self._open(cause)
 
-    def _open(self) -> None:
+    def _open(self, cause: Optional[str]) -> None:
         self._generation += 1
+        # Probes that fail later change nothing about what it was.
+        self.opened_by = self.opened_by or cause
         # Programs that were let down together must not come back together.
         self._open_until = self._clock() + self._pause_ms / 1e3 * random.uniform(0.8, 1.0)
         self._pause_ms = min(self._pause_ms * 2, self._options.pause_ms_max)
@@ -91,5 +95,19 @@ class Breaker:
     def _close(self) -> None:
         self._generation += 1
         self._open_until = None
+        self.opened_by = None
         self._pause_ms = self._options.pause_ms_min
         self._failures.clear()
+
+
+SIZE_CLASSES = 8
+"""Sizes of calls that have a circuit each: up to 4 KiB of text in their pairs, up to 16 KiB, and so on, times four.
+
+That a list of a thousand candidates was not answered in time says nothing about lists of two dozen.
+"""
+
+
+def size_class(pair_bytes: int) -> int:
+    """The class of a call whose pairs hold so many bytes of text (or characters: it need not be exact)."""
+    bits = max(pair_bytes - 1, 0).bit_length() - 12
+    return min((max(bits, 0) + 1) // 2, SIZE_CLASSES - 1)

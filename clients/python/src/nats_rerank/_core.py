@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.errors import MaxPayloadError, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
-from ._breaker import Breaker, Permit
+from ._breaker import SIZE_CLASSES, Breaker, Permit, size_class
 from ._connection import PENDING_BYTES_MAX, Connection
 from ._options import BUDGET_MS_MAX, Options
 from ._switch import Switch
@@ -28,7 +28,9 @@ T = TypeVar("T")
 OTHER_LOOP = (
     "used on another event loop than the one that it was made on: make a Reranker there, or use BlockingReranker"
 )
-TOO_LARGE = Missing("refused", "too_large", "larger than NATS messages may be")
+TOO_LARGE = Missing("refused", "too_large", "larger than NATS messages may be", "request")
+QUICK_MS_MAX = 100.0
+"""A refusal that took no longer, nor a tenth of the budget, cost nothing that a circuit could save."""
 RETRY_PAUSE_MS_MAX = 5.0
 """Before a retry, up to so long at random: callers that were refused together shall not come back together."""
 
@@ -42,6 +44,7 @@ class Call(Generic[T]):
         self.began = began
         self.deadline = began
         self.client: Optional[Client] = None
+        self.breaker: Optional[Breaker] = None
         self.permit: Optional[Permit] = None
         self.counts = True
         """Whether a failure is held against the fleet."""
@@ -72,7 +75,8 @@ class Core:
     def __init__(self, options: Options, connection: Connection) -> None:
         self.options = options
         self.connection = connection
-        self.breaker = Breaker(options.breaker)
+        self.breakers = [Breaker(options.breaker) for _ in range(SIZE_CLASSES)]
+        """A circuit for each size of calls."""
         self.switch = Switch(options.is_enabled())
         self._waiting: set[Call[Any]] = set()
         self._stragglers: set[asyncio.Future[None]] = set()
@@ -133,9 +137,19 @@ class Core:
             # Nothing to put in order is in order.
             return Reranked([], "model", elapsed_ms=call.elapsed_ms)
         call.counts = budget_ms >= self.options.budget_ms / 2
-        call.permit = self.breaker.admit()
+        try:
+            texts = self._texts(call, query, text)
+        except Exception as error:  # of the caller's `text`
+            texts = Missing("refused", "invalid_request", f"the text of a document raised {type(error).__name__}")
+        if isinstance(texts, Missing):
+            return call.ann(texts)
+        call.breaker = self.breakers[size_class(sum(len(query) + len(one) for one in texts))]
+        call.permit = call.breaker.admit()
         if call.permit is None:
-            return call.ann(Missing("circuit_open"))
+            opened_by = call.breaker.opened_by
+            return call.ann(
+                Missing("circuit_open", None, opened_by and f"calls of this size have failed of late: {opened_by}")
+            )
         try:
             fields: dict[str, Any] = {}
             call.raw_scores = self.options.raw_scores if raw_scores is None else raw_scores
@@ -145,9 +159,7 @@ class Core:
                 fields["truncate"] = False
             if (model or self.options.model) is not None:
                 fields["model"] = model or self.options.model
-            missing = self._write(call, query, text, fields)
-        except Exception as error:  # of the caller's `text`
-            missing = Missing("refused", "invalid_request", f"the text of a document raised {type(error).__name__}")
+            missing = self._write(call, query, texts, fields)
         except BaseException:
             self.abandon(call)
             raise
@@ -156,10 +168,8 @@ class Core:
         self.abandon(call)
         return call.ann(missing)
 
-    def _write(
-        self, call: Call[T], query: str, text: Optional[Callable[[T], str]], fields: Mapping[str, Any]
-    ) -> Optional[Missing]:
-        """Writes the requests; or says why there are none."""
+    def _texts(self, call: Call[T], query: str, text: Optional[Callable[[T], str]]) -> Union[list[str], Missing]:
+        """The texts of the documents; or says why there are none."""
         if not isinstance(query, str) or not query.strip():
             return Missing("refused", "invalid_request", "`query`: expected a text")
         texts = []
@@ -168,6 +178,10 @@ class Core:
             if not isinstance(found, str):
                 return Missing("refused", "invalid_request", "a document has no text: give `text`, a function of it")
             texts.append(found)
+        return texts
+
+    def _write(self, call: Call[T], query: str, texts: list[str], fields: Mapping[str, Any]) -> Optional[Missing]:
+        """Writes the requests; or says why there are none."""
         assert call.client is not None
         bytes_max = call.client.max_payload
         call.parts = split(query, texts, call.top_k, fields, bytes_max, self.options.parts_max)
@@ -205,7 +219,12 @@ class Core:
         retries = self.options.retries_max
         while True:
             outcome = await self._request(call, part)
-            refused = isinstance(outcome, Missing) and outcome.kind in ("overloaded", "unavailable")
+            # What an idle worker would refuse as well is not asked again.
+            refused = (
+                isinstance(outcome, Missing)
+                and outcome.kind in ("overloaded", "unavailable")
+                and outcome.scope != "request"
+            )
             pause_s = random.uniform(0.0, RETRY_PAUSE_MS_MAX) / 1e3
             if not refused or retries == 0 or call.left_s <= pause_s:
                 call.outcomes[number] = outcome
@@ -246,8 +265,10 @@ class Core:
         known = dict(call.outcomes)
         outcomes = [known.get(number) or Missing("timed_out") for number in range(len(call.parts))]
         scores = [outcome for outcome in outcomes if isinstance(outcome, Scores)]
-        if call.permit is not None:
-            self.breaker.record(call.permit, _failed(call, outcomes), call.elapsed_ms)
+        if call.permit is not None and call.breaker is not None:
+            missing = next((outcome for outcome in outcomes if isinstance(outcome, Missing)), None)
+            cause = missing and (missing.kind or missing.reason)
+            call.breaker.record(call.permit, _failed(call, outcomes), call.elapsed_ms, cause)
         if not scores:
             first = outcomes[0]
             assert isinstance(first, Missing)
@@ -256,8 +277,8 @@ class Core:
 
     def abandon(self, call: Call[T]) -> None:
         """The caller does not wait any longer: the call says nothing about the fleet."""
-        if call.permit is not None:
-            self.breaker.record(call.permit, None, call.elapsed_ms)
+        if call.permit is not None and call.breaker is not None:
+            call.breaker.record(call.permit, None, call.elapsed_ms)
 
 
 def own_text(item: object) -> object:
@@ -268,9 +289,13 @@ def own_text(item: object) -> object:
 def _failed(call: Call[T], outcomes: list[Union[Scores, Missing]]) -> Optional[bool]:
     """Whether the fleet let the call down, for at least half of its candidates; None where that is not known."""
     let_down = mine = 0
+    budget_ms = (call.deadline - call.began) * 1e3
+    is_quick = call.elapsed_ms <= min(budget_ms / 10, QUICK_MS_MAX)
     for part, outcome in zip(call.parts, outcomes):
         if isinstance(outcome, Missing):
-            if outcome.reason == "disconnected" or outcome.kind in ("invalid_request", "too_large", "unknown_model"):
+            # An idle worker would have refused it as well; or it cost no time, which is all that a circuit can save.
+            is_own_doing = outcome.scope == "request" or outcome.reason == "disconnected"
+            if is_own_doing or (is_quick and outcome.reason in ("refused", "no_responders")):
                 mine += part.count
             else:
                 let_down += part.count

@@ -108,3 +108,5 @@ class Missing(NamedTuple):
     reason: Reason
     kind: Optional[RefusalKind] = None
     detail: Optional[str] = None
+    scope: Optional[str] = None
+    """Of a refusal: `request` where an idle worker would have refused it as well, else `worker`."""

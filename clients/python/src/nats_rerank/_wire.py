@@ -195,16 +195,19 @@ def _refusal(code: str, message: Optional[str], body: bytes) -> Missing:
     """The kind by its name; failing that (a kind that came later), the one that stands for the code."""
     try:
         error = json.loads(body)["error"]
-        name, told_code, told = error.get("kind"), error.get("code"), error.get("message")
+        name, told_code, told, scope = error.get("kind"), error.get("code"), error.get("message"), error.get("scope")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        name, told_code, told = None, code.strip(), message
+        name, told_code, told, scope = None, code.strip(), message, None
     kind: RefusalKind = "internal"
     by_code = [known for known, number in _CODES.items() if str(told_code) == str(number)]
     if isinstance(name, str) and name in _CODES:
         kind = name
     elif by_code:
         kind = by_code[0]
-    return Missing("refused", kind, printable(told, DETAIL_CHARS_MAX) if isinstance(told, str) else None)
+    if scope not in ("request", "worker"):
+        # An older worker's.
+        scope = "request" if kind in ("invalid_request", "too_large", "unknown_model") else "worker"
+    return Missing("refused", kind, printable(told, DETAIL_CHARS_MAX) if isinstance(told, str) else None, scope)
 
 
 def printable(text: str, chars_max: int) -> str:
