@@ -23,6 +23,7 @@ export class Breaker {
   #openUntilMs: number | undefined;
   #pauseMs: number;
   #probing = false;
+  #openedBy: string | undefined;
 
   constructor(settings: BreakerSettings, now: () => number = () => performance.now()) {
     this.#settings = settings;
@@ -33,6 +34,11 @@ export class Breaker {
   /** Whether calls are being turned away, but for probes. */
   get isOpen(): boolean {
     return this.#openUntilMs !== undefined;
+  }
+
+  /** Why it opened, until it closes again. */
+  get openedBy(): string | undefined {
+    return this.#openedBy;
   }
 
   /** A permit to ask, or undefined while the circuit is open. */
@@ -47,8 +53,8 @@ export class Breaker {
     return { generation: this.#generation, isProbe, isRecorded: false };
   }
 
-  /** What became of the call. */
-  record(permit: Permit, verdict: Verdict, elapsedMs: number): void {
+  /** What became of the call; `cause`: why it has failed. */
+  record(permit: Permit, verdict: Verdict, elapsedMs: number, cause?: string): void {
     const { enabled, slowMs } = this.#settings;
     if (!enabled || permit.isRecorded || permit.generation !== this.#generation) {
       return;
@@ -56,30 +62,33 @@ export class Breaker {
     permit.isRecorded = true;
     const isSlow = slowMs !== undefined && elapsedMs > slowMs;
     const failed = verdict === "bad" || (verdict === "good" && isSlow);
+    const why = verdict === "bad" ? cause : "slow";
     if (permit.isProbe) {
       this.#probing = false;
       if (failed) {
-        this.#open();
+        this.#open(why);
       } else if (verdict === "good") {
         this.#close();
       }
     } else if (verdict !== "mute") {
-      this.#note(failed);
+      this.#note(failed, why);
     }
   }
 
-  #note(failed: boolean): void {
+  #note(failed: boolean, why: string | undefined): void {
     const { calls, callsMin, failurePercent } = this.#settings;
     this.#failures = [...this.#failures, failed].slice(-calls);
     const known = this.#failures.length;
     const share = (100 * this.#failures.filter(Boolean).length) / known;
     if (failed && known >= callsMin && share >= failurePercent) {
-      this.#open();
+      this.#open(why);
     }
   }
 
-  #open(): void {
+  #open(why: string | undefined): void {
     this.#generation += 1;
+    // Probes that fail later change nothing about what it was.
+    this.#openedBy ??= why;
     // Programs that were let down together must not come back together.
     this.#openUntilMs = this.#now() + this.#pauseMs * (0.8 + 0.2 * Math.random());
     this.#pauseMs = Math.min(this.#pauseMs * 2, this.#settings.pauseMsMax);
@@ -88,7 +97,20 @@ export class Breaker {
   #close(): void {
     this.#generation += 1;
     this.#openUntilMs = undefined;
+    this.#openedBy = undefined;
     this.#pauseMs = this.#settings.pauseMsMin;
     this.#failures = [];
   }
+}
+
+/**
+ * Sizes of calls that have a circuit each: up to 4 KiB of text in their pairs, up to 16 KiB, and so on, times four. That a list of
+ * a thousand candidates was not answered in time says nothing about lists of two dozen.
+ */
+export const SIZE_CLASSES = 8;
+
+/** The class of a call whose pairs hold so many bytes of text (or characters: it need not be exact). */
+export function sizeClass(pairBytes: number): number {
+  const bits = Math.max(0, Math.ceil(Math.log2(Math.max(pairBytes, 1))) - 12);
+  return Math.min(Math.ceil(bits / 2), SIZE_CLASSES - 1);
 }

@@ -2,7 +2,7 @@
 
 import type { NatsConnection } from "@nats-io/transport-node";
 
-import type { Permit, Verdict } from "./breaker.js";
+import type { Breaker, Permit, Verdict } from "./breaker.js";
 import {
   type Activation,
   isMissing,
@@ -19,6 +19,8 @@ export class Call<T> {
   readonly began = performance.now();
   deadline = this.began;
   client: NatsConnection | undefined;
+  /** The circuit for calls of this size. */
+  breaker: Breaker | undefined;
   permit: Permit | undefined;
   /** Whether a failure is held against the fleet. */
   counts = true;
@@ -47,15 +49,21 @@ export class Call<T> {
   }
 }
 
+/** A refusal that took no longer, nor a tenth of the budget, cost nothing that a circuit could save. */
+const QUICK_MS_MAX = 100;
+
 /** Whether the fleet let the call down, for at least half of its candidates; mute where that is not known. */
 export function verdict<T>(call: Call<T>, outcomes: readonly Outcome[]): Verdict {
   let [asked, letDown, mine] = [0, 0, 0];
+  const isQuick = call.elapsedMs <= Math.min((call.deadline - call.began) / 10, QUICK_MS_MAX);
   for (const [number, outcome] of outcomes.entries()) {
     const count = call.parts[number]?.count ?? 0;
     asked += count;
     if (isMissing(outcome)) {
-      const { reason, kind } = outcome;
-      if (reason === "disconnected" || (kind && ["invalid_request", "too_large", "unknown_model"].includes(kind))) {
+      const { reason, scope } = outcome;
+      // An idle worker would have refused it as well; or it cost no time, which is all that a circuit can save.
+      const isOwnDoing = scope === "request" || reason === "disconnected";
+      if (isOwnDoing || (isQuick && (reason === "refused" || reason === "no_responders"))) {
         mine += count;
       } else {
         letDown += count;

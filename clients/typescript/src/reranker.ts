@@ -4,7 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 
 import { errors, headers, type NatsConnection } from "@nats-io/transport-node";
 
-import { Breaker, type Verdict } from "./breaker.js";
+import { Breaker, SIZE_CLASSES, sizeClass, type Verdict } from "./breaker.js";
 import { Call, merge, verdict } from "./call.js";
 import { Connection, type NatsOptions } from "./connection.js";
 import { BUDGET_MS_MAX, type Options, type Settings, settings } from "./options.js";
@@ -49,7 +49,8 @@ export interface ConnectOptions extends Options {
 export class Reranker {
   readonly #settings: Settings;
   readonly #connection: Connection;
-  readonly #breaker: Breaker;
+  /** A circuit for each size of calls. */
+  readonly #breakers: readonly Breaker[];
   readonly #switch: Switch;
   /** Called for each call that waits, when the connection is lost. */
   readonly #waiting = new Set<() => void>();
@@ -57,7 +58,7 @@ export class Reranker {
   private constructor(checked: Settings, connection: Connection) {
     this.#settings = checked;
     this.#connection = connection;
-    this.#breaker = new Breaker(checked.breaker);
+    this.#breakers = Array.from({ length: SIZE_CLASSES }, () => new Breaker(checked.breaker));
     this.#switch = new Switch(checked.enabled, checked.log);
     connection.onLost = () => {
       for (const lost of [...this.#waiting]) {
@@ -163,20 +164,30 @@ export class Reranker {
       return { items: [], order: "model", workers: [], elapsedMs: call.elapsedMs };
     }
     call.counts = budgetMs >= this.#settings.budgetMs / 2;
-    call.permit = this.#breaker.admit();
-    if (call.permit === undefined) {
-      return call.ann({ reason: "circuit_open" });
+    const texts = textsOf(call.items, query, options);
+    if ("reason" in texts) {
+      return call.ann(texts);
     }
-    const missing = this.#write(call, call.client, query, options);
+    const pairChars = texts.texts.reduce((sum, text) => sum + query.length + text.length, 0);
+    call.breaker = this.#breakers[sizeClass(pairChars)];
+    call.permit = call.breaker?.admit();
+    if (call.permit === undefined) {
+      const openedBy = call.breaker?.openedBy;
+      const detail = openedBy === undefined ? undefined : `calls of this size have failed of late: ${openedBy}`;
+      return call.ann({ reason: "circuit_open", detail });
+    }
+    const missing = this.#write(call, call.client, query, texts.texts, options);
     return missing === undefined ? undefined : call.ann(missing);
   }
 
   /** Writes the requests; or says why there are none. */
-  #write<T>(call: Call<T>, client: NatsConnection, query: string, options: CallOptions<T>): Missing | undefined {
-    const invalid = (detail: string): Missing => ({ reason: "refused", kind: "invalid_request", detail });
-    if (typeof query !== "string" || query.trim() === "") {
-      return invalid("`query`: expected a text");
-    }
+  #write<T>(
+    call: Call<T>,
+    client: NatsConnection,
+    query: string,
+    texts: readonly string[],
+    options: CallOptions<T>,
+  ): Missing | undefined {
     const fields: Fields = {};
     const model = options.model ?? this.#settings.model;
     call.rawScores = options.rawScores ?? this.#settings.rawScores;
@@ -189,19 +200,10 @@ export class Reranker {
     if (model !== undefined) {
       fields.model = model;
     }
-    let texts: unknown[];
-    try {
-      texts = call.items.map((item) => (options.text === undefined ? ownText(item) : options.text(item)));
-    } catch (error) {
-      return invalid(`the text of a document threw ${error instanceof Error ? error.name : "something"}`);
-    }
-    if (!texts.every((text) => typeof text === "string")) {
-      return invalid("a document has no text: give `text`, a function of it");
-    }
     const bytesMax = client.info?.max_payload ?? 0;
     call.parts = split(query, texts, call.topK, fields, bytesMax, this.#settings.partsMax);
     const detail = `larger than a NATS message may be (${bytesMax} bytes)`;
-    return call.parts.length > 0 ? undefined : { reason: "refused", kind: "too_large", detail };
+    return call.parts.length > 0 ? undefined : { reason: "refused", kind: "too_large", detail, scope: "request" };
   }
 
   /** Asks for every part, side by side, until all is known, the connection is lost or the budget is spent. */
@@ -226,7 +228,11 @@ export class Reranker {
     for (let retries = this.#settings.retriesMax; ; retries -= 1) {
       const outcome = await this.#request(call, part);
       const pauseMs = Math.random() * RETRY_PAUSE_MS_MAX;
-      const isFull = isMissing(outcome) && (outcome.kind === "overloaded" || outcome.kind === "unavailable");
+      // What an idle worker would refuse as well is not asked again.
+      const isFull =
+        isMissing(outcome) &&
+        outcome.scope !== "request" &&
+        (outcome.kind === "overloaded" || outcome.kind === "unavailable");
       if (!isFull || retries === 0 || call.leftMs <= pauseMs) {
         call.outcomes[number] ??= outcome;
         return;
@@ -272,7 +278,8 @@ export class Reranker {
   /** The items in the order that came of it. */
   #finish<T>(call: Call<T>): Reranked<T> {
     const outcomes = call.parts.map((_, number): Outcome => call.outcomes[number] ?? { reason: "timed_out" });
-    this.#record(call, verdict(call, outcomes));
+    const missing = outcomes.find(isMissing);
+    this.#record(call, verdict(call, outcomes), missing?.kind ?? missing?.reason);
     const first = outcomes[0];
     if (!outcomes.every(isMissing)) {
       return merge(call, outcomes);
@@ -280,9 +287,9 @@ export class Reranker {
     return call.ann(first !== undefined && isMissing(first) ? first : { reason: "timed_out" });
   }
 
-  #record<T>(call: Call<T>, said: Verdict): void {
+  #record<T>(call: Call<T>, said: Verdict, cause?: string): void {
     if (call.permit !== undefined) {
-      this.#breaker.record(call.permit, said, call.elapsedMs);
+      call.breaker?.record(call.permit, said, call.elapsedMs, cause);
     }
   }
 }
@@ -290,4 +297,31 @@ export class Reranker {
 /** A string is its own text; of an object it is `text`. */
 function ownText(item: unknown): unknown {
   return typeof item === "object" && item !== null && "text" in item ? item.text : item;
+}
+
+/** The texts of the documents; or why there are none. */
+function textsOf<T>(
+  items: readonly T[],
+  query: unknown,
+  options: CallOptions<T>,
+): Missing | { readonly texts: readonly string[] } {
+  const invalid = (detail: string): Missing => ({
+    reason: "refused",
+    kind: "invalid_request",
+    detail,
+    scope: "request",
+  });
+  if (typeof query !== "string" || query.trim() === "") {
+    return invalid("`query`: expected a text");
+  }
+  let texts: unknown[];
+  try {
+    texts = items.map((item) => (options.text === undefined ? ownText(item) : options.text(item)));
+  } catch (error) {
+    return invalid(`the text of a document threw ${error instanceof Error ? error.name : "something"}`);
+  }
+  if (!texts.every((text) => typeof text === "string")) {
+    return invalid("a document has no text: give `text`, a function of it");
+  }
+  return { texts };
 }

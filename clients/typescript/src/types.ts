@@ -63,6 +63,8 @@ export interface Missing {
   readonly reason: Reason;
   readonly kind?: RefusalKind;
   readonly detail?: string | undefined;
+  /** Of a refusal: `request` where an idle worker would have refused it as well. */
+  readonly scope?: "request" | "worker";
 }
 
 /** A reply that fits its request: places in the call's documents with their scores, best first. */

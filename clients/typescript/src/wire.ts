@@ -196,7 +196,15 @@ function refusal(code: string, message: string | undefined, body: Uint8Array): M
   const kinds = [...CODES.keys()];
   const kind =
     kinds.find((known) => known === name) ?? kinds.find((known) => String(CODES.get(known)) === toldCode) ?? "internal";
-  return { reason: "refused", kind, detail: typeof told === "string" ? printable(told, DETAIL_CHARS_MAX) : undefined };
+  const named = error?.["scope"];
+  // An older worker's has none.
+  const byKind = ["invalid_request", "too_large", "unknown_model"].includes(kind) ? "request" : "worker";
+  return {
+    reason: "refused",
+    kind,
+    detail: typeof told === "string" ? printable(told, DETAIL_CHARS_MAX) : undefined,
+    scope: named === "request" || named === "worker" ? named : byKind,
+  };
 }
 
 function parsed(body: Uint8Array): unknown {

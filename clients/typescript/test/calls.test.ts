@@ -198,32 +198,58 @@ test("a list larger than a message is split and merged", async () => {
 
 test("after failures nothing is asked until a try succeeds", async () => {
   const breaker = { calls: 4, callsMin: 4, failurePercent: 100 };
+  responder.answer = silent;
   // The pause outlasts any stall of a busy machine.
-  const reranker = await client({ breaker: { ...breaker, pauseMsMin: 3_600_000, pauseMsMax: 3_600_000 } });
-  responder.answer = refusal(400, "invalid_request");
-  for (let call = 0; call < 8; call += 1) {
-    assert.equal((await reranker.rerank("q", DOCUMENTS)).kind, "invalid_request");
+  const reranker = await client({
+    budgetMs: 50,
+    breaker: { ...breaker, pauseMsMin: 3_600_000, pauseMsMax: 3_600_000 },
+  });
+  for (let call = 0; call < 4; call += 1) {
+    assert.equal((await reranker.rerank("q", DOCUMENTS)).reason, "timed_out");
+  }
+  const asked = responder.requests.length;
+  const answer = await reranker.rerank("q", DOCUMENTS, 1);
+  assertAnn(answer, DOCUMENTS.slice(0, 1), "circuit_open");
+  assert.match(answer.detail ?? "", /timed_out/, "what opened it");
+  assert.equal(responder.requests.length, asked);
+  // Lists of another size are asked about all the same.
+  assert.equal((await reranker.rerank("q", ["x".repeat(5_000), ...DOCUMENTS])).reason, "timed_out");
+
+  // The same with a short pause: a try finds the workers again.
+  const hasty = await client({ budgetMs: 500, breaker: { ...breaker, pauseMsMin: 50 } });
+  for (let call = 0; call < 4; call += 1) {
+    assert.equal((await hasty.rerank("q", DOCUMENTS)).reason, "timed_out");
+  }
+  responder.answer = ranked;
+  await until(async () => (await hasty.rerank("q", DOCUMENTS)).order === "model");
+  await until(async () => (await hasty.rerank("q", DOCUMENTS)).order === "model");
+});
+
+test("what costs no time, or is the call's own doing, opens nothing", async () => {
+  const breaker = { calls: 4, callsMin: 4, failurePercent: 100, pauseMsMin: 3_600_000, pauseMsMax: 3_600_000 };
+  const reranker = await client({ breaker, retriesMax: 2 });
+  for (const [answer, kind, asked] of [
+    [refusal(400, "invalid_request"), "invalid_request", 1],
+    [refusal(500, "internal"), "internal", 1],
+    [refusal(429, "overloaded"), "overloaded", 3],
+    [refusal(429, "overloaded", "worker"), "overloaded", 3],
+    // What an idle worker would refuse as well is not asked again.
+    [refusal(429, "overloaded", "request"), "overloaded", 1],
+    [refusal(504, "deadline_exceeded", "request"), "deadline_exceeded", 1],
+  ] as const) {
+    responder.answer = answer;
+    for (let call = 0; call < 8; call += 1) {
+      const before = responder.requests.length;
+      assert.equal((await reranker.rerank("q", DOCUMENTS)).kind, kind);
+      assert.equal(responder.requests.length - before, asked);
+    }
   }
   responder.answer = silent;
   for (let call = 0; call < 8; call += 1) {
     assert.equal((await reranker.rerank("q", DOCUMENTS, undefined, { budgetMs: 5 })).reason, "timed_out");
   }
-  responder.answer = refusal(500, "internal");
-  for (let call = 0; call < 4; call += 1) {
-    assert.equal((await reranker.rerank("q", DOCUMENTS)).kind, "internal");
-  }
-  const asked = responder.requests.length;
-  assertAnn(await reranker.rerank("q", DOCUMENTS, 1), DOCUMENTS.slice(0, 1), "circuit_open");
-  assert.equal(responder.requests.length, asked);
-
-  // The same with a short pause: a try finds the workers again.
-  const hasty = await client({ breaker: { ...breaker, pauseMsMin: 50 } });
-  for (let call = 0; call < 4; call += 1) {
-    assert.equal((await hasty.rerank("q", DOCUMENTS)).kind, "internal");
-  }
   responder.answer = ranked;
-  await until(async () => (await hasty.rerank("q", DOCUMENTS)).order === "model");
-  assert.equal((await hasty.rerank("q", DOCUMENTS)).order, "model");
+  assert.equal((await reranker.rerank("q", DOCUMENTS)).order, "model");
 });
 
 test("calls side by side", async () => {

@@ -75,8 +75,9 @@ test("a server that hangs costs the budget, and then nothing", async () => {
   assert.equal(await reason(reranker), "no_responders");
   await server.pause();
   try {
-    assert.equal(await reason(reranker, 50), "timed_out");
-    assert.equal(await reason(reranker, 50), "timed_out");
+    for (let call = 0; call < 3; call += 1) {
+      assert.equal(await reason(reranker, 50), "timed_out");
+    }
     assert.equal(await reason(reranker, 50), "circuit_open");
   } finally {
     server.resume();

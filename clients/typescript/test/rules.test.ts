@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Breaker, type Verdict } from "../src/breaker.js";
+import { Breaker, SIZE_CLASSES, sizeClass, type Verdict } from "../src/breaker.js";
 import { breakerSettings, settings } from "../src/options.js";
 import type { Missing } from "../src/types.js";
 import { activated, HEADERS_BYTES_MAX, openReply, type Part, split } from "../src/wire.js";
@@ -88,6 +88,15 @@ test("the breaker opens, tries and closes", () => {
   assert(!breaker.isOpen);
   assert(call(breaker, "bad"));
   assert(!breaker.isOpen, "what was before is forgotten");
+});
+
+test("each size class is four times the one before", () => {
+  assert.deepEqual([0, 1, 4096].map(sizeClass), [0, 0, 0]);
+  for (let number = 1; number < SIZE_CLASSES - 1; number += 1) {
+    const most = 4096 * 4 ** number;
+    assert.deepEqual([sizeClass(most / 4 + 1), sizeClass(most)], [number, number]);
+  }
+  assert.equal(sizeClass(1e12), SIZE_CLASSES - 1);
 });
 
 test("slow answers open the breaker", () => {

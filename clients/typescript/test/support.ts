@@ -244,8 +244,8 @@ export function ranked({ documents, top_k }: Request): unknown {
 }
 
 /** A refusal as workers word it. */
-export function refusal(code: number, kind: string): Answer {
-  return () => ({ error: { code, kind, message: "told\nin the body", retryable: false } });
+export function refusal(code: number, kind: string, scope?: string): Answer {
+  return () => ({ error: { code, kind, message: "told\nin the body", retryable: false, scope } });
 }
 
 /** No answer. */
