@@ -29,4 +29,5 @@ mod support;
 mod switch;
 mod top;
 mod traces;
+mod unlike;
 mod wire;
