@@ -72,6 +72,7 @@ impl InProcess {
             subscription_capacity: 4096,
             subject: "rerank.v1.score".to_owned(),
             queue_group: "rerank".to_owned(),
+            reply_prefixes: Vec::new(),
             service_name: "rerank".to_owned(),
             enabled: true,
             switch_bucket: None,
