@@ -232,7 +232,7 @@ mod tests {
             let rules = ReplySubjects::new("rerank".to_owned(), "_INBOX".to_owned(), prefixes.clone());
             if rules.check(&subject).is_ok() {
                 let mut parts: Vec<&str> = subject.split('.').collect();
-                while parts[0] == "_GR_" {
+                while parts.len() > 1 && parts[0] == "_GR_" {
                     prop_assert!(parts.len() > 3);
                     parts.drain(..3);
                 }

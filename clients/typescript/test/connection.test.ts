@@ -125,6 +125,29 @@ test("the live switch", async () => {
   await bucket.put("enabled", "perhaps");
   await bucket.delete("enabled");
   await comesTo(reranker, "model");
+  await bucket.put("enabled", "perhaps");
+  await comesTo(reranker, "switched_off");
+  await bucket.put("enabled", "true");
+  await comesTo(reranker, "model");
+  // A running reader goes by what it saw last, a new one by the history: of a bucket that keeps one revision, none.
+  await bucket.put("enabled", "perhaps");
+  await comesTo(await client({ switchBucket: "switch-1" }), "switched_off");
+  assert.equal(await reason(reranker), "model");
+});
+
+test("a new reader of garbage goes by the history", async () => {
+  const { client: own } = await responder();
+  const bucket = await new Kvm(own).create("switch-3", { history: 5 });
+  for (const [values, expected] of [
+    [["true", "x", ""], "model"],
+    [["false", "x", "1"], "switched_off"],
+  ] as const) {
+    for (const value of values) {
+      await bucket.put("enabled", value);
+    }
+    // The opposite is configured, so that the bucket's word shows.
+    await comesTo(await client({ switchBucket: "switch-3", enabled: expected !== "model" }), expected);
+  }
 });
 
 test("switched off by configuration until the bucket speaks", async () => {
