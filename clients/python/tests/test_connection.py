@@ -137,7 +137,7 @@ async def test_the_live_switch(shared_server: NatsServer, responder: Responder) 
         await comes_to("switched_off")
         await bucket.put("enabled", b"true")
         await comes_to("model")
-        # A running reader goes by what it saw last, a new one by the history: of a bucket that keeps one revision, none.
+        # A running reader goes by what it saw last, a new one by the history: with one revision there is none.
         await bucket.put("enabled", b"perhaps")
         async with await Reranker.connect(shared_server.url, options(switch_bucket="switch-1")) as new:
 
