@@ -58,7 +58,9 @@ impl Backoff {
         self.retry_at.take().is_some()
     }
 
-    /// When the next try is due (it may lie in the past); `None`: nothing is refused.
+    /// When the next try is due (it may lie in the past); `None`: nothing is refused. A caller waits for nothing else
+    /// meanwhile and need not ask.
+    #[cfg(any(feature = "worker", test))]
     pub(crate) fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }

@@ -136,7 +136,10 @@ async fn a_caller_of_another_account_is_answered_unless_the_list_leaves_it_out()
             let sent = caller.client.publish_with_reply(SUBJECT, "$KV.theirs.key", body());
             sent.await.expect("a message");
             let message = tokio::time::timeout(crate::support::PATIENCE, written.next()).await;
-            assert_eq!(message.expect("an answer").expect("a message").subject.as_str(), "$KV.theirs.key");
+            assert_eq!(
+                message.expect("an answer").expect("a message").subject.as_str(),
+                "$KV.theirs.key"
+            );
         } else {
             let inbox = caller.client.new_inbox();
             caller
