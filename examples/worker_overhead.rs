@@ -248,6 +248,7 @@ fn settings(url: &str) -> WorkerSettings {
         subscription_capacity: 1024,
         subject: "rerank.overhead".to_owned(),
         queue_group: "rerank".to_owned(),
+        reply_prefixes: Vec::new(),
         service_name: "rerank".to_owned(),
         enabled: true,
         switch_bucket: None,

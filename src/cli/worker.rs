@@ -135,7 +135,7 @@ fn report(status: &Status, stopping: bool, silence_max: Duration) -> Report {
     let state = status.state();
     let phase = match state {
         _ if stopping => Phase::Stopping,
-        State::Loading | State::Connecting => Phase::Starting,
+        State::Loading | State::Connecting | State::Refused => Phase::Starting,
         State::Serving | State::Full | State::Off => Phase::Ready,
         State::Stopping | State::Failed => Phase::Stopping,
     };
@@ -198,6 +198,7 @@ fn settings(config: &Config) -> WorkerSettings {
         subscription_capacity: config.nats.subscription_capacity,
         subject: config.nats.subject.clone(),
         queue_group: config.nats.queue_group.clone(),
+        reply_prefixes: config.nats.reply_prefixes.clone(),
         service_name: config.nats.service_name.clone(),
         enabled: config.enabled,
         switch_bucket: config.nats.switch_bucket.clone(),

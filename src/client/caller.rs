@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
-use async_nats::{Event, HeaderMap, Message, StatusCode};
+use async_nats::{Event, HeaderMap, Message, ServerError, StatusCode};
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::inbox::{self, Inbox};
-use crate::nats::{self, ConnectError, ConnectPlan, ConnectionSettings};
+use crate::nats::{self, ConnectError, ConnectPlan, ConnectionSettings, is_subscription_limit};
 use crate::protocol::headers::BUDGET_MAX;
 use crate::protocol::{
     DEFAULT_SUBJECT, Encoding, Refusal, RefusalKind, Reply, Request, ScoreActivation, TraceContext, headers,
@@ -131,7 +132,7 @@ pub enum CallError {
         /// The id of the worker that refused, if it gave one.
         worker: Option<String>,
     },
-    /// There is no connection to NATS at present. It is taken up again by itself.
+    /// There is no connection to NATS at present, or no answer can arrive by it. It is taken up again by itself.
     #[error("not connected to NATS")]
     Disconnected,
     /// The request is larger than the NATS server takes.
@@ -159,8 +160,9 @@ impl Caller {
     /// # Errors
     /// No connection could be made: says with which server, why, and what to look at.
     pub async fn connect(settings: &ConnectionSettings) -> Result<Caller, ConnectError> {
-        let client = nats::connect(settings, PLAN, on_event()).await?;
-        Caller::over(client).await
+        let (refusals, refused) = watch::channel(0);
+        let client = nats::connect(settings, PLAN, on_event(refusals)).await?;
+        Caller::over(client, refused).await
     }
 
     /// A caller whose connection is made in the background, however long that takes, so that a program can start before
@@ -170,12 +172,13 @@ impl Caller {
     /// The settings are wrong, or a file that they name. A server that cannot be reached, or that does not accept the
     /// credentials, is no error here: a warning in the log says so.
     pub async fn connect_lazy(settings: &ConnectionSettings) -> Result<Caller, ConnectError> {
-        let client = nats::connect_lazy(settings, PLAN, on_event()).await?;
-        Caller::over(client).await
+        let (refusals, refused) = watch::channel(0);
+        let client = nats::connect_lazy(settings, PLAN, on_event(refusals)).await?;
+        Caller::over(client, refused).await
     }
 
-    async fn over(client: async_nats::Client) -> Result<Caller, ConnectError> {
-        let inbox = Inbox::open(&client)
+    async fn over(client: async_nats::Client, refused: watch::Receiver<u64>) -> Result<Caller, ConnectError> {
+        let inbox = Inbox::open(&client, refused)
             .await
             .map_err(|error| ConnectError::settings(format!("`nats.inbox_prefix`: {error}")))?;
         Ok(Caller {
@@ -184,9 +187,10 @@ impl Caller {
         })
     }
 
-    /// Whether there is a connection at present.
+    /// Whether answers can arrive at present: there is a connection, and the server has not refused the subscription to the
+    /// inbox (past `max_subscriptions`; it is made again by itself).
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.client.connection_state() == State::Connected && !self.inbox.is_deaf()
     }
 
     /// The NATS server's limit on body and headers of a message together, in bytes; before the first connection what
@@ -280,10 +284,14 @@ impl Caller {
     }
 }
 
-/// Logs what happens to the connection: once that there is none, not with every attempt; and that it is back.
-fn on_event() -> impl Fn(Event) + Send + Sync + 'static {
+/// Logs what happens to the connection: once that there is none, not with every attempt; and that it is back. Counts in
+/// `refusals` the subscriptions that the server refuses for their number.
+fn on_event(refusals: watch::Sender<u64>) -> impl Fn(Event) + Send + Sync + 'static {
     let (complained, connected_before) = (AtomicBool::new(false), AtomicBool::new(false));
     move |event| match event {
+        Event::ServerError(ServerError::Other(text)) if is_subscription_limit(&text) => {
+            refusals.send_modify(|refusals| *refusals += 1);
+        }
         Event::ClientError(_) | Event::ServerError(_) if !complained.swap(true, Ordering::Relaxed) => {
             tracing::warn!(%event, "NATS connection");
         }

@@ -6,30 +6,44 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use async_nats::{Client, Message, SubscribeError};
+use async_nats::{Client, Message, SubscribeError, Subscriber};
 use futures_util::StreamExt;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
+
+use crate::nats::{Backoff, Pinger};
 
 /// Answers that wait to be handed over. That takes a lookup each, so they only ever wait for the processor.
 pub(super) const CAPACITY: usize = 1024;
+
+/// The first pause before a subscription that the server refused is made again; each refusal doubles it.
+const REFUSED_PAUSE_MIN: Duration = Duration::from_millis(250);
+/// The longest.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Where the answers arrive. Dropped, it ends its subscription.
 pub(super) struct Inbox {
     prefix: String,
     next: AtomicU64,
+    statistics: Arc<async_nats::Statistics>,
     waiting: Arc<Waiting>,
+    /// The server has refused the subscription, as far as is known: no answer arrives.
+    deaf: Arc<AtomicBool>,
     reader: AbortHandle,
 }
 
+/// Who waits for an answer, and on which connection it was asked for.
+type Asker = (u64, oneshot::Sender<Message>);
+
 #[derive(Default)]
-struct Waiting(Mutex<HashMap<u64, oneshot::Sender<Message>>>);
+struct Waiting(Mutex<HashMap<u64, Asker>>);
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Message>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Asker>> {
         // No panic can leave a map half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -43,41 +57,126 @@ pub(super) struct Awaited<'a> {
 }
 
 impl Inbox {
-    /// Subscribes.
-    pub(super) async fn open(client: &Client) -> Result<Inbox, SubscribeError> {
+    /// Subscribes. `refusals`: how many subscriptions of this connection the server has refused for their number.
+    pub(super) async fn open(client: &Client, refusals: watch::Receiver<u64>) -> Result<Inbox, SubscribeError> {
         let prefix = client.new_inbox();
-        let mut answers = client.subscribe(format!("{prefix}.*")).await?;
-        let waiting = Arc::new(Waiting::default());
-        let (to, skip) = (waiting.clone(), prefix.len() + 1);
-        let reader = tokio::spawn(async move {
-            while let Some(message) = answers.next().await {
-                let number = message.subject.get(skip..).and_then(|token| token.parse().ok());
-                let asker = number.and_then(|number: u64| to.lock().remove(&number));
-                if let Some(asker) = asker {
-                    // Given up in this very moment: then nobody needs it.
-                    let _ = asker.send(message);
-                }
-            }
-            // The client is closed: whoever waits learns it now.
-            to.lock().clear();
-        });
+        // Before the inbox itself, so that no limit can be in its way.
+        let pinger = Pinger::new();
+        pinger.prepare(client, format!("{prefix}.ping")).await;
+        let subject = format!("{prefix}.*");
+        let answers = client.subscribe(subject.clone()).await?;
+        let (waiting, deaf) = (Arc::new(Waiting::default()), Arc::new(AtomicBool::new(false)));
+        let reader = Reader {
+            client: client.clone(),
+            subject,
+            answers,
+            refusals,
+            waiting: waiting.clone(),
+            deaf: deaf.clone(),
+            pinger,
+            backoff: Backoff::new(REFUSED_PAUSE_MIN, REFUSED_PAUSE_MAX),
+            heard_on: None,
+        };
+        let reader = tokio::spawn(reader.run());
         Ok(Inbox {
             prefix,
             next: AtomicU64::new(0),
+            statistics: client.statistics(),
             waiting,
+            deaf,
             reader: reader.abort_handle(),
         })
+    }
+
+    /// Whether the server has refused the subscription, so that no answer arrives until it takes it again.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::Acquire)
     }
 
     /// A place for one answer.
     pub(super) fn expect(&self) -> Awaited<'_> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        self.waiting.lock().insert(number, sender);
+        let connection = self.statistics.connects.load(Ordering::Relaxed);
+        self.waiting.lock().insert(number, (connection, sender));
         Awaited {
             inbox: self,
             number,
             answer,
+        }
+    }
+}
+
+/// Hands answers to those who wait for them, and makes the subscription again when the server has refused it.
+struct Reader {
+    client: Client,
+    subject: String,
+    answers: Subscriber,
+    refusals: watch::Receiver<u64>,
+    waiting: Arc<Waiting>,
+    deaf: Arc<AtomicBool>,
+    pinger: Pinger,
+    backoff: Backoff,
+    /// The last connection on which a question was answered: there the subscription stands.
+    heard_on: Option<u64>,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        loop {
+            tokio::select! {
+                message = self.answers.next() => match message {
+                    Some(message) => self.hand_over(message),
+                    None => break,
+                },
+                Ok(()) = self.refusals.changed() => {
+                    if self.heard_on != Some(self.client.statistics().connects.load(Ordering::Relaxed))
+                        && self.subscribe_again().await.is_err()
+                    {
+                        break;
+                    }
+                }
+            }
+        }
+        // The client is closed: whoever waits learns it now.
+        self.waiting.lock().clear();
+    }
+
+    fn hand_over(&mut self, message: Message) {
+        // One token behind the prefix.
+        let number = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+        let asker = number.and_then(|number: u64| self.waiting.lock().remove(&number));
+        if let Some((connection, asker)) = asker {
+            self.heard_on = Some(connection);
+            // Given up in this very moment: then nobody needs it.
+            let _ = asker.send(message);
+        }
+    }
+
+    /// The server has refused a subscription and does not say which; nothing has arrived by this one yet. Whoever waits is
+    /// released, and it is made again with growing pauses until nothing is refused.
+    async fn subscribe_again(&mut self) -> Result<(), SubscribeError> {
+        tracing::warn!(
+            "the NATS server refuses subscriptions of this connection (`max_subscriptions`): without an inbox no answer \
+             arrives, so calls keep their order until it takes one"
+        );
+        loop {
+            self.deaf.store(true, Ordering::Release);
+            self.waiting.lock().clear();
+            tokio::time::sleep(self.backoff.refused(Instant::now())).await;
+            // The old one ends first: at the limit there is no room for both.
+            let _ = self.answers.unsubscribe().await;
+            self.refusals.mark_unchanged();
+            self.answers = self.client.subscribe(self.subject.clone()).await?;
+            let answered = self.pinger.round_trip(&self.client).await;
+            if !self.refusals.has_changed().unwrap_or(false) {
+                self.deaf.store(false, Ordering::Release);
+                if answered {
+                    self.backoff.accepted();
+                    tracing::info!("the NATS server takes the inbox again");
+                }
+                return Ok(());
+            }
         }
     }
 }

@@ -24,6 +24,16 @@ pub fn is_subject(text: &str) -> bool {
         && text.split('.').all(|token| !token.is_empty())
 }
 
+/// Whole tokens that subjects begin with, as people write them in permissions too: `_INBOX` or `_INBOX.>`.
+pub fn is_subject_prefix(text: &str) -> bool {
+    is_subject(subject_prefix(text))
+}
+
+/// Those tokens alone.
+pub fn subject_prefix(text: &str) -> &str {
+    text.strip_suffix(".>").unwrap_or(text)
+}
+
 /// A service name by ADR-32.
 pub fn is_service_name(text: &str) -> bool {
     text.len() <= SUBJECT_BYTES_MAX && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
@@ -104,6 +114,17 @@ mod tests {
         for text in bad {
             assert!(!check(text), "{text:?} should not pass");
         }
+    }
+
+    #[test]
+    fn subject_prefixes() {
+        all(
+            is_subject_prefix,
+            &["_INBOX", "_INBOX.>", "_R_", "a.b.>"],
+            &[
+                "", ">", ".>", "*", "_INBOX.", "_INBOX.*", "_INBOX>", "a.>.>", "$KV", "$JS.>", "a b",
+            ],
+        );
     }
 
     #[test]

@@ -47,6 +47,7 @@ section!(Nats {
     tls_cert_file: String,
     tls_key_file: String,
     inbox_prefix: String,
+    reply_prefixes: Vec<String>,
     connect_timeout_ms: u64,
     connect_retries_max: u32,
     ping_interval_ms: u64,

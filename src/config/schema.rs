@@ -61,6 +61,12 @@ pub static KEYS: &[Key] = &[
         "a NATS subject without wildcards, spaces or empty tokens",
         forms::is_subject,
     ),
+    list(
+        "nats.reply_prefixes",
+        0,
+        "whole tokens of a NATS subject, `_INBOX` or `_INBOX.>`, without other wildcards, spaces or a leading `$`",
+        forms::is_subject_prefix,
+    ),
     integer("nats.connect_timeout_ms", 100, MILLISECONDS_MAX, "ms"),
     integer("nats.connect_retries_max", 0, 10_000, "retries"),
     integer("nats.ping_interval_ms", 10, MILLISECONDS_MAX, "ms"),

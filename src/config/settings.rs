@@ -74,6 +74,9 @@ pub struct NatsConfig {
     pub tls_key_file: Option<PathBuf>,
     /// Prefix of reply inboxes, `_INBOX` unless set.
     pub inbox_prefix: Option<String>,
+    /// A worker answers only at or below these (whole tokens, no wildcard); empty: anywhere that is not the server's or its
+    /// own.
+    pub reply_prefixes: Vec<String>,
     /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
     /// How many more times the first connection is tried before the program gives up.

@@ -184,6 +184,11 @@ fn nats(raw: Nats) -> NatsConfig {
         tls_cert_file: path(raw.tls_cert_file),
         tls_key_file: path(raw.tls_key_file),
         inbox_prefix: unless_empty(raw.inbox_prefix),
+        reply_prefixes: raw
+            .reply_prefixes
+            .iter()
+            .map(|text| forms::subject_prefix(text).to_owned())
+            .collect(),
         connect_timeout: Duration::from_millis(raw.connect_timeout_ms),
         connect_retries_max: raw.connect_retries_max,
         ping_interval: Duration::from_millis(raw.ping_interval_ms),

@@ -10,10 +10,12 @@ use std::time::Duration;
 use async_nats::{ConnectOptions, ServerAddr};
 
 mod error;
+mod refusals;
 #[cfg(test)]
 mod tests;
 
 pub use error::{ConnectError, ConnectErrorKind};
+pub(crate) use refusals::{Backoff, Pinger, is_subscription_limit};
 
 /// Where and as whom to connect. Plain data; nothing is opened or read before a connection is made.
 ///

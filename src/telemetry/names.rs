@@ -58,6 +58,8 @@ pub const CACHE_MISSES_TOTAL: &str = "rerank_cache_misses_total";
 pub const CACHE_ENTRIES: &str = "rerank_cache_entries";
 /// Counter: messages that cannot be answered.
 pub const MESSAGES_WITHOUT_REPLY_TOTAL: &str = "rerank_messages_without_reply_total";
+/// Counter: reply subjects that no answer is sent to, by reason.
+pub const REPLY_SUBJECTS_REFUSED_TOTAL: &str = "rerank_reply_subjects_refused_total";
 /// Counter: answers that could not be sent, by reason.
 pub const REPLIES_DROPPED_TOTAL: &str = "rerank_replies_dropped_total";
 /// Counter: requests answered by the safety net.
@@ -68,6 +70,8 @@ pub const NATS_SLOW_CONSUMER_TOTAL: &str = "rerank_nats_slow_consumer_total";
 pub const NATS_LAME_DUCK_TOTAL: &str = "rerank_nats_lame_duck_total";
 /// Counter: what the server did not permit, by what was tried.
 pub const NATS_PERMISSION_VIOLATIONS_TOTAL: &str = "rerank_nats_permission_violations_total";
+/// Counter: subscriptions that the server refused.
+pub const NATS_SUBSCRIPTIONS_REFUSED_TOTAL: &str = "rerank_nats_subscriptions_refused_total";
 /// Counter: reconnects.
 pub const NATS_RECONNECTS_TOTAL: &str = "rerank_nats_reconnects_total";
 /// Gauge, 0 or 1: membership of the queue group.
@@ -265,8 +269,15 @@ pub const ALL: &[Metric] = &[
     metric(
         MESSAGES_WITHOUT_REPLY_TOTAL,
         Kind::Counter,
-        "Messages without a reply subject, which cannot be answered and were dropped",
+        "Messages without a reply subject, or with one that no answer is sent to: they were dropped",
     ),
+    Metric {
+        name: REPLY_SUBJECTS_REFUSED_TOTAL,
+        kind: Kind::Counter,
+        labels: &[("reason", &["invalid", "reserved", "own", "outside"])],
+        help: "Messages, requests and those of discovery, whose reply subject no answer is sent to: no subject that can be \
+               published to, the server's (`$`), the worker's own, or outside `nats.reply_prefixes`",
+    },
     Metric {
         name: REPLIES_DROPPED_TOTAL,
         kind: Kind::Counter,
@@ -296,6 +307,12 @@ pub const ALL: &[Metric] = &[
         help: "Times the NATS server did not permit something; publish: callers get no answer",
     },
     metric(
+        NATS_SUBSCRIPTIONS_REFUSED_TOTAL,
+        Kind::Counter,
+        "Times the NATS server refused a subscription of this worker for a limit; the worker tries again, and is not \
+         ready while it has none",
+    ),
+    metric(
         NATS_RECONNECTS_TOTAL,
         Kind::Counter,
         "Times a lost connection to NATS was taken up again",
@@ -314,8 +331,9 @@ pub const ALL: &[Metric] = &[
     Metric {
         name: GROUP_LEAVES_TOTAL,
         kind: Kind::Counter,
-        labels: &[("reason", &["full", "off", "end"])],
-        help: "Times the queue group was left: for fullness, by the switch, or for good",
+        labels: &[("reason", &["full", "off", "refused", "end"])],
+        help: "Times the queue group was left: for fullness, by the switch, because the NATS server refuses the \
+               subscription, or for good",
     },
     Metric {
         name: BUILD_INFO,

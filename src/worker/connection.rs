@@ -16,17 +16,12 @@ use super::WorkerError;
 use super::group::GroupAddress;
 use super::status::Status;
 use super::violation::{Complaints, Repeated, Violation};
+use crate::nats::{Pinger, is_subscription_limit};
 use crate::telemetry::names;
 
 /// Refusals of the credentials in a row, after the connection was closed, that end the worker. The client library waits
 /// longer from try to try: so many take some eight seconds.
 const REFUSALS_MAX: u32 = 13;
-/// A server answers sooner than this, or the worker goes on without having heard.
-const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
-/// An answer of the server that is here takes no longer than this to be told by the client library.
-const TELL_MAX: Duration = Duration::from_millis(50);
-/// `PONG` and the end of its line.
-const PONG_BYTES: u64 = 6;
 /// Workers that are told at once that their server is about to stop spread their moves over this time, so that the queue
 /// group is never without any. Servers give ten seconds unless told otherwise.
 const MOVE_SPREAD: Duration = Duration::from_secs(2);
@@ -56,7 +51,21 @@ struct Told {
     lame_ducks: u64,
     /// Refusals of the credentials in a row.
     refusals: u32,
+    /// Subscriptions that a server refused for their number.
+    subscriptions_refused: u64,
     lost: Option<Lost>,
+}
+
+/// See [`Link::changes`].
+pub(super) struct Changes(watch::Receiver<Told>);
+
+impl Changes {
+    /// Waits for the next change. Safe to cancel.
+    pub(super) async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// See the module.
@@ -67,7 +76,9 @@ pub(super) struct Link {
     /// Of the lame ducks told, those that are dealt with.
     lame_ducks_seen: AtomicU64,
     slow: Repeated,
+    limits: Repeated,
     complaints: Complaints,
+    pinger: Pinger,
 }
 
 impl Link {
@@ -78,6 +89,8 @@ impl Link {
             told: watch::Sender::new(Told::default()),
             lame_ducks_seen: AtomicU64::new(0),
             slow: Repeated::default(),
+            limits: Repeated::default(),
+            pinger: Pinger::new(),
             complaints: Complaints::default(),
         })
     }
@@ -120,6 +133,18 @@ impl Link {
         if text.eq_ignore_ascii_case("slow consumer") {
             metrics::counter!(names::NATS_SLOW_CONSUMER_TOTAL).increment(1);
             tracing::warn!("the NATS server closes the connection: this worker did not read fast enough");
+            return;
+        }
+        if is_subscription_limit(text) {
+            metrics::counter!(names::NATS_SUBSCRIPTIONS_REFUSED_TOTAL).increment(1);
+            self.told.send_modify(|told| told.subscriptions_refused += 1);
+            self.limits.tell(|times| {
+                tracing::error!(
+                    times,
+                    "the NATS server refuses a subscription: this connection has as many as the `max_subscriptions` of \
+                     the account, the user or the server lets it have; grant some thirty"
+                );
+            });
             return;
         }
         let Some(violation) = Violation::parse(text) else {
@@ -202,30 +227,35 @@ impl Link {
         }
     }
 
-    /// Waits until the server has answered what was sent before, so that a violation of permissions would have been told;
-    /// within a bound. `subject` is one that this worker may listen to and nobody else does.
-    ///
-    /// A flush of the client library tells that bytes have left, not that they were answered. Draining a subscription
-    /// sends a PING as well, whose PONG shows in the number of bytes that came. Several, so that something else of a
-    /// few bytes (the server pings too) cannot be taken for it.
-    pub(super) async fn round_trip(&self, client: &async_nats::Client, subject: &str) {
-        const PINGS: u64 = 3;
-        let statistics = client.statistics();
-        let before = statistics.in_bytes.load(Ordering::Relaxed);
-        let answered = tokio::time::timeout(ROUND_TRIP_MAX, async {
-            for _ in 0..PINGS {
-                if let Ok(mut subscription) = client.subscribe(subject.to_owned()).await {
-                    let _ = subscription.drain().await;
-                }
-            }
-            while statistics.in_bytes.load(Ordering::Relaxed) < before + PINGS * PONG_BYTES {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        });
-        if answered.await.is_err() {
+    /// Prepares [`Link::round_trip`]. `subject` is one that this worker may listen to and nobody else does. To be called
+    /// before anything else is subscribed to, so that no limit can be in its way.
+    pub(super) async fn prepare(&self, client: &async_nats::Client, subject: String) {
+        self.pinger.prepare(client, subject).await;
+    }
+
+    /// Waits until the server has answered what was sent before, so that a violation of permissions or a refusal would
+    /// have been reported; within a bound.
+    pub(super) async fn round_trip(&self, client: &async_nats::Client) {
+        if !self.pinger.round_trip(client).await {
             tracing::warn!("the NATS server does not answer in time");
         }
-        tokio::time::sleep(TELL_MAX).await;
+    }
+
+    /// Subscriptions of this connection, and those before it, that a server refused for their number.
+    pub(super) fn subscriptions_refused(&self) -> u64 {
+        self.told.borrow().subscriptions_refused
+    }
+
+    /// Returns once more subscriptions were refused than `seen`.
+    pub(super) async fn refused_since(&self, seen: u64) {
+        let mut told = self.told.subscribe();
+        // Proof: the sender lives in `self`, so that this cannot fail.
+        let _ = told.wait_for(|told| told.subscriptions_refused > seen).await;
+    }
+
+    /// Completes with each change: a connection made or lost, a subscription refused.
+    pub(super) fn changes(&self) -> Changes {
+        Changes(self.told.subscribe())
     }
 
     /// Returns when it is time to move to another server: this one is about to stop, and there is another.
@@ -316,6 +346,16 @@ mod tests {
             matches!(error, WorkerError::Forbidden { .. }) && text.contains("\"rerank.v1.score rerank\""),
             "{text}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_refused_subscription_is_counted_and_ends_nothing() {
+        let link = link();
+        let mut changes = link.changes();
+        link.on_event(server_error("maximum subscriptions exceeded"));
+        changes.next().await;
+        link.refused_since(0).await;
+        assert_eq!((link.subscriptions_refused(), link.told.borrow().lost), (1, None));
     }
 
     #[tokio::test]

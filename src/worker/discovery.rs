@@ -2,16 +2,20 @@
 //! pipeline: it reads the status, and works whether the worker is in the queue group or out of it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream::select_all;
 use serde_json::{Value, json};
 
+use super::connection::Link;
 use super::decode::RequestLimits;
 use super::group::GroupAddress;
+use super::reply_subject::ReplySubjects;
 use super::snapshot::{ModelFacts, Snapshot};
+use super::state::State;
 use super::status::Status;
+use crate::nats::Backoff;
 use crate::protocol::{Encoding, RefusalKind};
 use crate::telemetry::process;
 
@@ -24,6 +28,11 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Replies are about 2 KiB; a server that takes less than this has them kept back, since one that is too large would
 /// close the connection.
 const REPLY_BYTES_MAX: usize = 32 * 1024;
+
+/// The first pause before subscriptions that were refused are made again; each refusal doubles it.
+const REFUSED_PAUSE_MIN: Duration = Duration::from_secs(5);
+/// The longest.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,8 +187,41 @@ fn data(read: &Snapshot) -> Value {
     })
 }
 
-/// Answers until the connection is closed or this is dropped.
-pub(super) async fn answer_discovery(client: async_nats::Client, service: Service, status: Arc<Status>) {
+/// Answers until the connection is closed or this is dropped. When the server refuses a subscription of this connection for
+/// their number, these nine give way to the queue group's, and are made again after a pause.
+pub(super) async fn answer_discovery(
+    client: async_nats::Client,
+    service: Service,
+    status: Arc<Status>,
+    link: Arc<Link>,
+    reply_subjects: Arc<ReplySubjects>,
+) {
+    let mut backoff = Backoff::new(REFUSED_PAUSE_MIN, REFUSED_PAUSE_MAX);
+    loop {
+        let refused = link.subscriptions_refused();
+        tokio::select! {
+            () = answer_while_subscribed(&client, &service, &status, &reply_subjects) => return,
+            () = link.refused_since(refused) => {}
+        }
+        let pause = backoff.refused(Instant::now());
+        tracing::warn!(
+            pause_s = pause.as_secs(),
+            "discovery: the NATS server refuses subscriptions, so those of discovery give way for a while"
+        );
+        tokio::time::sleep(pause).await;
+        while status.state() == State::Refused {
+            tokio::time::sleep(REFUSED_PAUSE_MIN).await;
+        }
+    }
+}
+
+/// Answers until the connection is closed.
+async fn answer_while_subscribed(
+    client: &async_nats::Client,
+    service: &Service,
+    status: &Status,
+    reply_subjects: &ReplySubjects,
+) {
     let mut subscriptions = Vec::with_capacity(9);
     for (verb, subject) in service.subjects() {
         // Not in a queue group: every worker answers.
@@ -190,8 +232,9 @@ pub(super) async fn answer_discovery(client: async_nats::Client, service: Servic
     }
     let mut asked = select_all(subscriptions);
     while let Some((verb, message)) = asked.next().await {
-        let Some(reply_to) = message.reply else { continue };
-        let body = service.reply(verb, &status).to_string();
+        let reply_to = message.reply.filter(|subject| reply_subjects.answerable(subject));
+        let Some(reply_to) = reply_to else { continue };
+        let body = service.reply(verb, status).to_string();
         let room = client.server_info().max_payload.min(REPLY_BYTES_MAX);
         if body.len() > room {
             tracing::warn!(
@@ -211,7 +254,7 @@ pub(super) async fn answer_discovery(client: async_nats::Client, service: Servic
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::state::{Outcome, State};
+    use crate::worker::state::Outcome;
     use async_nats::service::{Info, PingResponse, Stats};
 
     fn service(status: &Status) -> Service {

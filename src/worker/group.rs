@@ -39,6 +39,8 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// Subscriptions at once. A new one comes beside what is left of the older ones, so that the worker is never out of the
 /// group for want of credit alone.
 const LIVE_MAX: usize = 8;
+/// A refusal is reported at the latest this long after the subscription was sent: what is older was not refused.
+const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 /// Messages that one subscription is for at most.
 const CREDIT_MAX: u64 = 256;
 
@@ -69,6 +71,28 @@ struct Live {
     received: u64,
     /// Messages that may still come; `None`: no end is set.
     left: Option<u64>,
+    made_at: Instant,
+    /// The connection on which the server has answered what was sent after it.
+    answered_on: Option<u64>,
+    /// The connection whose answer is awaited.
+    asked_on: Option<u64>,
+    /// A message came on the connection on which it was made: it stands.
+    heard: bool,
+    /// The server may have refused it: it counts for nothing, and is read all the same.
+    suspect: bool,
+    /// It is being ended because of that.
+    ending: bool,
+}
+
+impl Live {
+    /// Whether a refusal that is reported now may be this one's, on the present `connection`, made at `connected_at`.
+    fn may_be_refused(&self, now: Instant, connection: u64, connected_at: Option<Instant>) -> bool {
+        if self.suspect || (self.heard && self.made_on == connection) {
+            return false;
+        }
+        let sent_at = connected_at.map_or(self.made_at, |at| at.max(self.made_at));
+        self.answered_on != Some(connection) || now.saturating_duration_since(sent_at) < REFUSED_WITHIN
+    }
 }
 
 impl Group {
@@ -93,7 +117,64 @@ impl Group {
 
     /// Messages that may still come; `None`: no end is set.
     pub(super) fn outstanding(&self) -> Option<u64> {
-        self.live.iter().map(|live| live.left).sum()
+        self.standing().map(|live| live.left).sum()
+    }
+
+    /// The subscriptions that the server has not refused, as far as is known.
+    fn standing(&self) -> impl Iterator<Item = &Live> {
+        self.live.iter().filter(|live| !live.suspect)
+    }
+
+    /// Whether there are subscriptions of which it is not known that the server, the present one, has taken them.
+    pub(super) fn is_unproven(&self) -> bool {
+        let connection = self.connection();
+        self.standing()
+            .any(|live| live.answered_on != Some(connection) && !(live.heard && live.made_on == connection))
+    }
+
+    /// Whether messages may come, by subscriptions all of which the server is known to have taken.
+    pub(super) fn stands(&self) -> bool {
+        let suspected = self.live.iter().any(|live| live.suspect && !live.ending);
+        self.outstanding() != Some(0) && !suspected && !self.is_unproven()
+    }
+
+    /// A round trip to the server begins: see [`Group::proven`].
+    pub(super) fn proof_begins(&mut self) {
+        let connection = self.connection();
+        self.live.iter_mut().for_each(|live| live.asked_on = Some(connection));
+    }
+
+    /// The server has answered, and reported no refusal meanwhile: what there was when the round trip began stands, unless
+    /// the connection is another one by now.
+    pub(super) fn proven(&mut self) {
+        let connection = self.connection();
+        for live in self.live.iter_mut().filter(|live| !live.suspect) {
+            if live.asked_on == Some(connection) {
+                live.answered_on = Some(connection);
+            }
+        }
+    }
+
+    /// The server has refused a subscription, and does not say which: every one that it may be is suspect from now on.
+    /// False if there is none. `connected_at`: when the present connection was made.
+    pub(super) fn refused(&mut self, now: Instant, connected_at: Option<Instant>) -> bool {
+        let connection = self.connection();
+        let mut any = false;
+        for live in &mut self.live {
+            if live.may_be_refused(now, connection, connected_at) {
+                live.suspect = true;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Ends what the server may have refused, before it is tried again.
+    pub(super) async fn end_suspects(&mut self) {
+        for live in self.live.iter_mut().filter(|live| live.suspect && !live.ending) {
+            live.ending = true;
+            let _ = live.subscription.drain().await;
+        }
     }
 
     /// Sees to it that the server may send as much as there is room for. True if that took a new subscription.
@@ -128,6 +209,12 @@ impl Group {
             made_on,
             received: 0,
             left: credit,
+            made_at: Instant::now(),
+            answered_on: None,
+            asked_on: None,
+            heard: false,
+            suspect: false,
+            ending: false,
         });
         Ok(true)
     }
@@ -144,19 +231,25 @@ impl Group {
     }
 
     fn poll_live(&mut self, context: &mut Context<'_>) -> Poll<Polled> {
+        let connection = self.connection();
         let mut at = 0;
         while let Some(one) = self.live.get_mut(at) {
             match one.subscription.poll_next_unpin(context) {
                 Poll::Ready(Some(message)) => {
                     one.left = one.left.map(|left| left.saturating_sub(1));
                     one.received += 1;
+                    if one.made_on == connection {
+                        one.heard = true;
+                        one.suspect = one.ending;
+                    }
                     self.recent.count(Instant::now());
                     // The others get their turn.
                     self.live.rotate_left(at + 1);
                     return Poll::Ready(Polled::Message(message));
                 }
                 Poll::Ready(None) => {
-                    if self.live.swap_remove(at).left != Some(0) {
+                    let ended = self.live.swap_remove(at);
+                    if ended.left != Some(0) && !ended.ending {
                         return Poll::Ready(Polled::Cut);
                     }
                 }

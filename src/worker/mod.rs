@@ -31,6 +31,7 @@ mod rank;
 mod rate;
 mod receive;
 mod reply;
+mod reply_subject;
 mod scores;
 mod settings;
 mod snapshot;
@@ -72,6 +73,7 @@ use gather::Gatherer;
 use group::{Group, GroupAddress};
 use infer::EngineThread;
 use receive::{Receiver, Room, Wish};
+use reply_subject::ReplySubjects;
 use scores::ScoreCache;
 use ticket::Outbox;
 use tokenize::{Tokenized, TokenizerPool};
@@ -178,11 +180,19 @@ async fn serve(
         let link = link.clone();
         move |event| link.on_event(event)
     };
+    let connection = with_own_inboxes(&settings.connection, &worker_id);
     let client = tokio::select! {
-        client = nats::connect(&settings.connection, plan, on_event) => client?,
+        client = nats::connect(&connection, plan, on_event) => client?,
         // Nothing was taken, so nothing is owed.
         _ = stopped.wait_for(|&stop| stop) => return Ok(()),
     };
+    link.prepare(&client, discovery::own_subject(&settings.service_name, &worker_id))
+        .await;
+    let reply_subjects = Arc::new(ReplySubjects::new(
+        settings.subject.clone(),
+        connection.inbox_prefix.unwrap_or_default(),
+        settings.reply_prefixes,
+    ));
 
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
@@ -233,7 +243,13 @@ async fn serve(
     let discovery = status.model_facts().map(|model| {
         let name = &settings.service_name;
         let service = discovery::Service::new(name, &worker_id, address.clone(), &settings.limits, &model, &status);
-        tokio::spawn(discovery::answer_discovery(client.clone(), service, status.clone()))
+        tokio::spawn(discovery::answer_discovery(
+            client.clone(),
+            service,
+            status.clone(),
+            link.clone(),
+            reply_subjects.clone(),
+        ))
     });
     let joined = || {
         tracing::info!(
@@ -272,7 +288,7 @@ async fn serve(
             outbox: &outbox,
             status: &status,
             link: &link,
-            own_subject: discovery::own_subject(&settings.service_name, &worker_id),
+            reply_subjects: &reply_subjects,
             room: || Room {
                 requests: queue.room(Instant::now()),
                 at_rest: queue.requests() == 0,
@@ -331,6 +347,15 @@ async fn serve(
     }
     tracing::info!("stopped");
     outcome
+}
+
+/// The same connection with inboxes that no other has: what is below their prefix is this worker's own.
+fn with_own_inboxes(connection: &nats::ConnectionSettings, worker_id: &str) -> nats::ConnectionSettings {
+    let prefix = connection.inbox_prefix.as_deref().unwrap_or("_INBOX");
+    nats::ConnectionSettings {
+        inbox_prefix: Some(format!("{prefix}.{worker_id}")),
+        ..connection.clone()
+    }
 }
 
 /// The cache of scores, if there is to be one.

@@ -10,14 +10,23 @@ use super::WorkerError;
 use super::connection::Link;
 use super::decode::Incoming;
 use super::group::Group;
+use super::reply_subject::ReplySubjects;
 use super::state::{LeaveReason, State};
 use super::status::Status;
 use super::ticket::{Outbox, Place};
+use crate::nats::Backoff;
 use crate::protocol::RequestHeaders;
 use crate::telemetry::names;
 
 /// How often a worker whose room has changed looks whether to ask for more.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Subscriptions that were made since the last round trip are proven by the next one, no more often than this.
+const PROVE_EVERY: Duration = Duration::from_secs(1);
+/// The first pause before a subscription that the server refused is tried again; each refusal doubles it.
+const REFUSED_PAUSE_MIN: Duration = Duration::from_millis(250);
+/// The longest.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// What this worker could take now.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +56,8 @@ pub(super) struct Receiver<'a, Space, Joined, Take> {
     pub(super) outbox: &'a Outbox,
     pub(super) status: &'a Status,
     pub(super) link: &'a Link,
-    /// A subject that this worker listens to and no other: for the round trip.
-    pub(super) own_subject: String,
+    /// Where answers are sent to.
+    pub(super) reply_subjects: &'a ReplySubjects,
     /// What could be taken now.
     pub(super) room: Space,
     /// Told once: the first subscription stands, and the server had time to forbid it.
@@ -65,12 +74,15 @@ where
 {
     /// Joins and leaves the queue group as `wish` says, asks for as many messages as there is room for, and hands on each
     /// with a place to answer it. Loses nothing that the server has sent already. Moves to another server when this one is
-    /// about to stop. Returns when `wish` ends.
+    /// about to stop. What the server refuses is tried again. Returns when `wish` ends.
     pub(super) async fn receive(&self, mut group: Group, mut wish: watch::Receiver<Wish>) -> Result<(), WorkerError> {
-        // Begun with the first subscription; over once the server had time to forbid it.
-        let mut confirming = std::pin::pin!(self.link.round_trip(self.client, &self.own_subject));
-        let (mut subscribed, mut confirmed, mut member) = (false, false, false);
+        let mut standing = Standing::new(self.link);
+        let mut changes = self.link.changes();
+        // Once the server had time to forbid the first subscription.
+        let (mut confirmed, mut member) = (false, false);
         let mut elsewhere = Box::pin(self.link.elsewhere(self.client));
+        // A round trip that is under way.
+        let mut proof = None;
         loop {
             // A sender that is gone can wish for nothing any more.
             let wished = if wish.has_changed().is_ok() {
@@ -79,10 +91,17 @@ where
                 Wish::End
             };
             let Room { requests, at_rest } = (self.room)();
-            let renewed = match wished {
-                Wish::In => group.renew(requests).await.map_err(WorkerError::Subscription)?,
+            let now = Instant::now();
+            if standing.look(&mut group, self.link, now) {
+                proof = None;
+            }
+            match wished {
+                Wish::In if standing.may_try(now) => {
+                    group.end_suspects().await;
+                    group.renew(requests).await.map_err(WorkerError::Subscription)?;
+                }
                 // What was asked for still comes; no more is asked for.
-                Wish::Full => false,
+                Wish::In | Wish::Full => {}
                 Wish::Off | Wish::End => {
                     let reason = if wished == Wish::Off {
                         LeaveReason::Off
@@ -93,6 +112,8 @@ where
                     if wished == Wish::End {
                         return Ok(());
                     }
+                    standing = Standing::new(self.link);
+                    proof = None;
                     self.status.set_state(State::Off);
                     tokio::select! {
                         biased;
@@ -106,23 +127,18 @@ where
                     continue;
                 }
             };
-            subscribed |= renewed;
-            let inside = group.outstanding() != Some(0);
-            // A subscription that may yet be forbidden is no membership.
-            match (member, inside) {
-                (false, true) if confirmed => {
-                    self.status.joined();
-                    member = true;
-                }
-                (true, false) => {
-                    self.status.left(LeaveReason::Full);
-                    self.status.set_state(State::Full);
-                    member = false;
-                }
-                (false, false) => self.status.set_state(State::Full),
-                (false, true) => self.status.set_state(State::Connecting),
-                (true, true) => {}
+            if proof.is_none() && group.is_unproven() && standing.may_prove(now) {
+                standing.proof_begins(&mut group, now);
+                proof = Some(Box::pin(self.link.round_trip(self.client)));
             }
+            let awaits_proof = proof.is_none() && group.is_unproven();
+            let inside = group.outstanding() != Some(0);
+            self.tell_membership(
+                inside,
+                confirmed && !standing.is_refused(),
+                standing.is_refused(),
+                &mut member,
+            );
             tokio::select! {
                 biased;
                 _ = wish.changed() => {}
@@ -132,10 +148,20 @@ where
                     self.link.move_on(self.client).await;
                     elsewhere = Box::pin(self.link.elsewhere(self.client));
                 }
-                () = &mut confirming, if subscribed && !confirmed => {
-                    confirmed = true;
-                    (self.joined)();
+                () = async {
+                    match proof.as_mut() {
+                        Some(proof) => proof.await,
+                        None => std::future::pending().await,
+                    }
+                } => {
+                    proof = None;
+                    if standing.proof_ends(&mut group, self.link) && !confirmed {
+                        confirmed = true;
+                        (self.joined)();
+                    }
                 }
+                // A refusal, or a connection on which everything was subscribed to again.
+                () = changes.next() => {}
                 message = group.next() => match message {
                     Some(message) => {
                         if !self.pass_on(message).await {
@@ -148,9 +174,36 @@ where
                         return Err(WorkerError::Subscription(closed.to_owned()));
                     }
                 },
+                () = standing.due(now, awaits_proof) => {}
                 // Room comes back without a message when work is done.
-                () = tokio::time::sleep(LOOK_EVERY), if !(at_rest && inside) => {}
+                () = tokio::time::sleep(LOOK_EVERY), if !(at_rest && inside) && standing.may_try(now) => {}
             }
+        }
+    }
+
+    /// Says whether this worker is in its group. `inside`: it has asked for messages; `stands`: and is known to get them.
+    fn tell_membership(&self, inside: bool, stands: bool, refused: bool, member: &mut bool) {
+        let outside = if refused { State::Refused } else { State::Full };
+        // A subscription that may yet be forbidden is no membership.
+        match (*member, inside) {
+            (false, true) if stands => {
+                self.status.joined();
+                *member = true;
+            }
+            (true, false) => {
+                let reason = if refused {
+                    LeaveReason::Refused
+                } else {
+                    LeaveReason::Full
+                };
+                self.status.left(reason);
+                self.status.set_state(outside);
+                *member = false;
+            }
+            (false, false) => self.status.set_state(outside),
+            (false, true) if refused => self.status.set_state(State::Refused),
+            (false, true) => self.status.set_state(State::Connecting),
+            (true, true) => {}
         }
     }
 
@@ -158,7 +211,7 @@ where
     async fn leave(&self, group: &mut Group, member: &mut bool, reason: LeaveReason) {
         group.leave().await;
         let mut drained = false;
-        let round_trip = async || self.link.round_trip(self.client, &self.own_subject).await;
+        let round_trip = async || self.link.round_trip(self.client).await;
         while let Some(message) = group.next_leaving(&mut drained, round_trip).await {
             self.pass_on(message).await;
         }
@@ -171,9 +224,10 @@ where
     async fn pass_on(&self, message: async_nats::Message) -> bool {
         let received_at = Instant::now();
         let received_at_unix = SystemTime::now();
-        let Some(reply_to) = message.reply else {
+        let reply_to = message.reply.filter(|subject| self.reply_subjects.answerable(subject));
+        let Some(reply_to) = reply_to else {
             metrics::counter!(names::MESSAGES_WITHOUT_REPLY_TOTAL).increment(1);
-            tracing::debug!("a message without a reply subject was dropped");
+            tracing::debug!("a message that no answer can be sent to was dropped");
             return true;
         };
         self.status.received();
@@ -197,5 +251,80 @@ where
             place,
         );
         true
+    }
+}
+
+/// What is known of whether the server takes this worker's subscriptions.
+struct Standing {
+    backoff: Backoff,
+    /// Refusals that are dealt with.
+    refusals_seen: u64,
+    prove_at: Option<Instant>,
+}
+
+impl Standing {
+    fn new(link: &Link) -> Standing {
+        Standing {
+            backoff: Backoff::new(REFUSED_PAUSE_MIN, REFUSED_PAUSE_MAX),
+            refusals_seen: link.subscriptions_refused(),
+            prove_at: None,
+        }
+    }
+
+    /// Deals with refusals that were reported meanwhile. True if there were any: a round trip that is under way proves
+    /// nothing then.
+    fn look(&mut self, group: &mut Group, link: &Link, now: Instant) -> bool {
+        let refusals = link.subscriptions_refused();
+        if refusals == self.refusals_seen {
+            if self.is_refused() && group.stands() {
+                self.backoff.accepted();
+                tracing::info!("the NATS server takes the subscription again");
+            }
+            return false;
+        }
+        self.refusals_seen = refusals;
+        self.prove_at = None;
+        if group.refused(now, link.connected_at()) {
+            let pause = self.backoff.refused(now);
+            tracing::debug!(pause_ms = pause.as_millis() as u64, "the subscription is tried again");
+        }
+        true
+    }
+
+    fn is_refused(&self) -> bool {
+        self.backoff.retry_at().is_some()
+    }
+
+    /// Whether the pause after the last refusal is over.
+    fn may_try(&self, now: Instant) -> bool {
+        self.backoff.retry_at().is_none_or(|at| now >= at)
+    }
+
+    fn may_prove(&self, now: Instant) -> bool {
+        self.prove_at.is_none_or(|at| now >= at)
+    }
+
+    fn proof_begins(&mut self, group: &mut Group, now: Instant) {
+        self.prove_at = Some(now + PROVE_EVERY);
+        group.proof_begins();
+    }
+
+    /// True if no refusal was reported since the round trip began, and there is a subscription.
+    fn proof_ends(&self, group: &mut Group, link: &Link) -> bool {
+        if link.subscriptions_refused() != self.refusals_seen {
+            return false;
+        }
+        group.proven();
+        group.outstanding() != Some(0)
+    }
+
+    /// Completes when it is time to try again, or (`unproven`) to prove what was subscribed to.
+    async fn due(&self, now: Instant, unproven: bool) {
+        let retry_at = self.backoff.retry_at().filter(|&at| at > now);
+        let prove_at = self.prove_at.filter(|&at| unproven && at > now);
+        match retry_at.into_iter().chain(prove_at).min() {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
     }
 }

@@ -20,6 +20,9 @@ pub struct WorkerSettings {
     pub subject: String,
     /// The queue group to join.
     pub queue_group: String,
+    /// Answers go only to subjects at or below these (whole tokens, no wildcard); empty: anywhere that is not the server's
+    /// or this worker's own.
+    pub reply_prefixes: Vec<String>,
     /// The name in service discovery.
     pub service_name: String,
     /// False: stay connected, but out of the queue group, unless the live switch says otherwise.

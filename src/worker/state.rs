@@ -16,6 +16,8 @@ pub enum State {
     Full,
     /// Out of the queue group because reranking is switched off.
     Off,
+    /// Out of the queue group because the server refuses the subscription; tried again.
+    Refused,
     /// Out of the queue group for good: finishing what was taken.
     Stopping,
     /// The engine is lost: the process is about to end.
@@ -23,12 +25,13 @@ pub enum State {
 }
 
 impl State {
-    pub(super) const ALL: [State; 7] = [
+    pub(super) const ALL: [State; 8] = [
         State::Loading,
         State::Connecting,
         State::Serving,
         State::Full,
         State::Off,
+        State::Refused,
         State::Stopping,
         State::Failed,
     ];
@@ -41,6 +44,7 @@ impl State {
             State::Serving => "serving",
             State::Full => "full",
             State::Off => "off",
+            State::Refused => "refused",
             State::Stopping => "stopping",
             State::Failed => "failed",
         }
@@ -54,6 +58,9 @@ impl State {
             State::Serving => None,
             State::Full => Some("full: out of the queue group until the queue is shorter"),
             State::Off => Some("off: switched off, so out of the queue group"),
+            State::Refused => Some(
+                "refused: the NATS server takes no subscription to the subject (a limit of the account or the server): trying again",
+            ),
             State::Stopping => Some("stopping: finishing what was taken"),
             State::Failed => Some("failed: the engine is lost"),
         }
@@ -76,18 +83,26 @@ pub enum LeaveReason {
     Full,
     /// Reranking was switched off.
     Off,
+    /// The server refused the subscription.
+    Refused,
     /// For good.
     End,
 }
 
 impl LeaveReason {
-    pub(super) const ALL: [LeaveReason; 3] = [LeaveReason::Full, LeaveReason::Off, LeaveReason::End];
+    pub(super) const ALL: [LeaveReason; 4] = [
+        LeaveReason::Full,
+        LeaveReason::Off,
+        LeaveReason::Refused,
+        LeaveReason::End,
+    ];
 
     /// The reason in one word.
     pub fn name(self) -> &'static str {
         match self {
             LeaveReason::Full => "full",
             LeaveReason::Off => "off",
+            LeaveReason::Refused => "refused",
             LeaveReason::End => "end",
         }
     }

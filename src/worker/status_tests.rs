@@ -73,7 +73,7 @@ fn joins_and_leaves_are_counted_by_reason() {
     status.left(LeaveReason::Full);
     let read = status.snapshot();
     assert_eq!(read.joins, 1);
-    assert_eq!(read.leaves.map(|(_, count)| count), [2, 1, 1]);
+    assert_eq!(read.leaves.map(|(_, count)| count), [2, 1, 1, 1]);
 }
 
 #[test]

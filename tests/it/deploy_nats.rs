@@ -200,6 +200,13 @@ async fn a_worker_serves_callers_ask_and_operators_look_and_switch() {
     bucket.put("enabled", "true".into()).await.expect("a value");
     until("on", || server.members(SUBJECT) == 1 && reranker.is_enabled()).await;
     answered(&reranker).await;
+    // NATS lets a caller name any reply subject: that its answer does not turn the switch is the worker's doing.
+    let body = Request::new("q", ["a", "b"]).encode(nats_rerank::protocol::Encoding::Json);
+    for reply_to in ["$KV.rerank.enabled", "$SRV.PING", SUBJECT] {
+        let sent = raw.client.publish_with_reply(SUBJECT, reply_to, body.clone().into());
+        sent.await.expect("a message");
+    }
+    raw.ask(&Request::new("q", ["a", "b"])).await.scored();
     // What reads the switch is not complained about.
     let context = jetstream::new(raw.client.clone());
     let store = context.get_key_value(BUCKET).await.expect("a bucket");

@@ -72,6 +72,7 @@ impl InProcess {
             subscription_capacity: 4096,
             subject: "rerank.v1.score".to_owned(),
             queue_group: "rerank".to_owned(),
+            reply_prefixes: Vec::new(),
             service_name: "rerank".to_owned(),
             enabled: true,
             switch_bucket: None,
@@ -401,5 +402,5 @@ async fn device_time_that_went_to_a_late_answer_is_counted_as_wasted_and_no_othe
     caller.ask(&request).await.scored();
     assert_eq!(status.snapshot().engine_wasted, wasted);
     worker.stop().await.expect("a clean stop");
-    assert_eq!(status.snapshot().leaves.map(|(_, count)| count), [0, 0, 1]);
+    assert_eq!(status.snapshot().leaves.map(|(_, count)| count), [0, 0, 0, 1]);
 }

@@ -17,12 +17,17 @@ const SUBJECT: &str = "rerank.v1.score";
 
 /// The live switch's bucket, by its stream: the client's own call asks for what servers before 2.10 do not tell.
 async fn bucket(server: &NatsServer) -> jetstream::kv::Store {
+    bucket_with_history(server, 1).await
+}
+
+/// The same with so many revisions kept of each key.
+async fn bucket_with_history(server: &NatsServer, revisions: i64) -> jetstream::kv::Store {
     let client = RawCaller::connect(&server.url).await.client;
     let context = jetstream::new(client);
     let stream = jetstream::stream::Config {
         name: "KV_switch".to_owned(),
         subjects: vec!["$KV.switch.>".to_owned()],
-        max_messages_per_subject: 1,
+        max_messages_per_subject: revisions,
         discard: jetstream::stream::DiscardPolicy::New,
         allow_rollup: true,
         deny_delete: true,
@@ -65,6 +70,61 @@ async fn the_live_switch_turns_workers_off_and_on() {
     bucket.delete("enabled").await.expect("a deletion");
     until("the configuration holds again", || members() == 1).await;
     worker.stop().await.expect("a clean stop");
+}
+
+/// A running worker goes by what it saw last; one that starts has nothing to go by, of a bucket that keeps one revision.
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_in_the_switch_is_the_last_good_value_or_off() {
+    let store = tempfile::tempdir().unwrap();
+    let server = NatsServer::start_with(&["-js", "-sd", &store.path().display().to_string()]);
+    let bucket = bucket(&server).await;
+    let switched = |settings: &mut WorkerSettings| settings.switch_bucket = Some("switch".to_owned());
+    for (value, state) in [("true", "serving"), ("false", "off")] {
+        bucket.put("enabled", value.into()).await.expect("a value");
+        let running = InProcess::start(&server, switched, |pairs| Ok(lengths(pairs))).await;
+        until(state, || running.status.state().name() == state).await;
+        bucket.put("enabled", "garbage".into()).await.expect("a value");
+        let new = InProcess::start(&server, switched, |pairs| Ok(lengths(pairs))).await;
+        until("off", || new.status.state().name() == "off").await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(running.status.state().name(), state);
+        assert_eq!(new.status.state().name(), "off");
+        // Deleted: as configured, and what was good before is forgotten.
+        bucket.delete("enabled").await.expect("a deletion");
+        until("as configured", || {
+            running.status.state().name() == "serving" && new.status.state().name() == "serving"
+        })
+        .await;
+        bucket.put("enabled", "garbage".into()).await.expect("a value");
+        until("off again", || {
+            running.status.state().name() == "off" && new.status.state().name() == "off"
+        })
+        .await;
+        running.stop().await.expect("a clean stop");
+        new.stop().await.expect("a clean stop");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_with_garbage_goes_by_the_switchs_history() {
+    let store = tempfile::tempdir().unwrap();
+    let server = NatsServer::start_with(&["-js", "-sd", &store.path().display().to_string()]);
+    let bucket = bucket_with_history(&server, 5).await;
+    for (values, state) in [(["true", "x", ""], "serving"), (["false", "x", "1"], "off")] {
+        for value in values {
+            bucket.put("enabled", value.into()).await.expect("a value");
+        }
+        // The opposite is configured, so that the bucket's word shows.
+        let change = |settings: &mut WorkerSettings| {
+            settings.switch_bucket = Some("switch".to_owned());
+            settings.enabled = state == "off";
+        };
+        let worker = InProcess::start(&server, change, |pairs| Ok(lengths(pairs))).await;
+        until(state, || worker.status.state().name() == state).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(worker.status.state().name(), state);
+        worker.stop().await.expect("a clean stop");
+    }
 }
 
 /// A fleet that is switched off looks like one that is gone, but for this gauge. The program's own: only it has a recorder.

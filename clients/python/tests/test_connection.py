@@ -134,6 +134,34 @@ async def test_the_live_switch(shared_server: NatsServer, responder: Responder) 
         await bucket.put("enabled", b"perhaps")
         await bucket.delete("enabled")
         await comes_to("model")
+        await bucket.put("enabled", b"perhaps")
+        await comes_to("switched_off")
+        await bucket.put("enabled", b"true")
+        await comes_to("model")
+        # A running reader goes by what it saw last, a new one by the history: with one revision there is none.
+        await bucket.put("enabled", b"perhaps")
+        async with await Reranker.connect(shared_server.url, options(switch_bucket="switch-1")) as new:
+
+            async def off() -> bool:
+                return await reason(new) == "switched_off"
+
+            await until(off)
+            assert await reason(reranker) == "model"
+
+
+async def test_a_new_reader_of_garbage_goes_by_the_history(shared_server: NatsServer, responder: Responder) -> None:
+    bucket = await responder.client.jetstream().create_key_value(bucket="switch-3", history=5)
+    for values, expected in [([b"true", b"x", b""], "model"), ([b"false", b"x", b"1"], "switched_off")]:
+        for value in values:
+            await bucket.put("enabled", value)
+        # The opposite is configured, so that the bucket's word shows.
+        settings = options(switch_bucket="switch-3", enabled=expected != "model")
+        async with await Reranker.connect(shared_server.url, settings) as reranker:
+
+            async def there(reranker: Reranker = reranker, expected: str = expected) -> bool:
+                return await reason(reranker) == expected
+
+            await until(there)
 
 
 async def test_switched_off_by_configuration_until_the_bucket_speaks(own_server: NatsServer) -> None:

@@ -9,6 +9,11 @@ const PING_INTERVAL_MS = 20_000;
 /** What may be on its way to the server. Past it the server does not read, and nothing more is put behind it. */
 export const PENDING_BYTES_MAX = 16 * 1024 * 1024;
 const CLOSE_MS_MAX = 2000;
+/** From a refused subscription to a new connection; each one doubles it. */
+const RENEWAL_MS_MIN = 500;
+const RENEWAL_MS_MAX = 60_000;
+/** What a server says that refuses a subscription for their number, and keeps the connection. */
+const SUBSCRIPTION_LIMIT = /maximum subscriptions exceeded/iu;
 
 /** There is no connection to NATS, or the client cannot be made with these servers. */
 export class ConnectError extends Error {
@@ -34,6 +39,8 @@ export class Connection {
   #retry: NodeJS.Timeout | undefined;
   #complaint = "";
   #pending = new Pending();
+  #renewal: NodeJS.Timeout | undefined;
+  #renewalMs = RENEWAL_MS_MIN;
 
   private constructor(isOwn: boolean, log: (message: string) => void) {
     this.#isOwn = isOwn;
@@ -103,6 +110,7 @@ export class Connection {
   async close(): Promise<void> {
     this.#isClosing = true;
     clearTimeout(this.#retry);
+    clearTimeout(this.#renewal);
     const client = this.#client;
     this.#isUp = false;
     if (!this.#isOwn || client === undefined) {
@@ -154,8 +162,27 @@ export class Connection {
         this.#lost();
       } else if (status.type === "reconnect") {
         this.#up();
+      } else if (status.type === "error" && this.#isOwn && SUBSCRIPTION_LIMIT.test(status.error.message)) {
+        this.#renew(client);
       }
     }
+  }
+
+  /**
+   * The server has refused a subscription, and the client goes on as if it stood. If it is the inbox, no answer ever
+   * comes: only another connection makes it again. With pauses that grow, since it may be another one.
+   */
+  #renew(client: NatsConnection): void {
+    if (this.#renewal !== undefined || this.#isClosing) {
+      return;
+    }
+    this.#log("the NATS server refuses subscriptions of this connection (max_subscriptions); connecting anew");
+    this.#renewal = setTimeout(() => {
+      this.#renewal = undefined;
+      void client.close().catch(() => {});
+    }, this.#renewalMs);
+    this.#renewal.unref();
+    this.#renewalMs = Math.min(this.#renewalMs * 2, RENEWAL_MS_MAX);
   }
 
   #up(): void {

@@ -1,6 +1,7 @@
 /** What becomes of calls while NATS is away, hangs or comes back, and the live switch. */
 
 import assert from "node:assert/strict";
+import { type AddressInfo, createServer } from "node:net";
 import { afterEach, beforeEach, test } from "node:test";
 
 import { Kvm } from "@nats-io/kv";
@@ -113,6 +114,40 @@ test("workers that are silent are no sign of a server that hangs", async () => {
   }
 });
 
+test("an inbox that the server refuses is made again by another connection", async () => {
+  let connections = 0;
+  // As nats-server answers past `max_subscriptions`: an error without a subject, and the connection stays.
+  const limited = createServer((socket) => {
+    connections += 1;
+    const refuses = connections === 1;
+    socket.on("error", () => {});
+    socket.write('INFO {"server_id":"x","version":"2.9.10","proto":1,"headers":true,"max_payload":1048576}\r\n');
+    socket.on("data", (data) => {
+      const said = data.toString("latin1");
+      if (said.includes("SUB ") && refuses) {
+        socket.write("-ERR 'maximum subscriptions exceeded'\r\n");
+      }
+      for (const _ of said.matchAll(/^PING\r$/gmu)) {
+        socket.write("PONG\r\n");
+      }
+      const asked = /^HPUB \S+ (\S+) /mu.exec(said);
+      if (asked !== null && !refuses) {
+        socket.write(`HMSG ${asked[1]} 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n`);
+      }
+    });
+  });
+  await new Promise<void>((resolve) => limited.listen(0, "127.0.0.1", resolve));
+  try {
+    const { port } = limited.address() as AddressInfo;
+    const reranker = await client({ servers: `nats://127.0.0.1:${port}` });
+    await until(async () => (await reason(reranker, 200)) === "no_responders");
+    assert(connections >= 2);
+    await reranker.close();
+  } finally {
+    limited.close();
+  }
+});
+
 test("the live switch", async () => {
   const { client: own } = await responder();
   const bucket = await new Kvm(own).create("switch-1");
@@ -126,6 +161,29 @@ test("the live switch", async () => {
   await bucket.put("enabled", "perhaps");
   await bucket.delete("enabled");
   await comesTo(reranker, "model");
+  await bucket.put("enabled", "perhaps");
+  await comesTo(reranker, "switched_off");
+  await bucket.put("enabled", "true");
+  await comesTo(reranker, "model");
+  // A running reader goes by what it saw last, a new one by the history: of a bucket that keeps one revision, none.
+  await bucket.put("enabled", "perhaps");
+  await comesTo(await client({ switchBucket: "switch-1" }), "switched_off");
+  assert.equal(await reason(reranker), "model");
+});
+
+test("a new reader of garbage goes by the history", async () => {
+  const { client: own } = await responder();
+  const bucket = await new Kvm(own).create("switch-3", { history: 5 });
+  for (const [values, expected] of [
+    [["true", "x", ""], "model"],
+    [["false", "x", "1"], "switched_off"],
+  ] as const) {
+    for (const value of values) {
+      await bucket.put("enabled", value);
+    }
+    // The opposite is configured, so that the bucket's word shows.
+    await comesTo(await client({ switchBucket: "switch-3", enabled: expected !== "model" }), expected);
+  }
 });
 
 test("switched off by configuration until the bucket speaks", async () => {

@@ -206,6 +206,13 @@ fn the_hubs_own_variables_stand_in() {
 }
 
 #[test]
+fn reply_prefixes_are_read_as_permissions_write_them_too() {
+    assert!(config(&with_set(&[])).nats.reply_prefixes.is_empty());
+    let found = config(&with_set(&[("nats.reply_prefixes", "_INBOX.>,_INBOX_caller,a.b.>")]));
+    assert_eq!(found.nats.reply_prefixes, ["_INBOX", "_INBOX_caller", "a.b"]);
+}
+
+#[test]
 fn connection_settings_carry_everything() {
     let found = config(&with_set(&[
         ("nats.url", "tls://a,tls://b"),

@@ -25,6 +25,8 @@ enum Mode {
 pub struct Proxy {
     pub url: String,
     mode: watch::Sender<Mode>,
+    /// Subscriptions of others on the connection, see [`Proxy::crowd`].
+    crowd: watch::Sender<usize>,
     open: Arc<Mutex<Vec<AbortHandle>>>,
     accepts: JoinHandle<()>,
 }
@@ -40,12 +42,13 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("nats://{}", listener.local_addr().expect("an address"));
         let (mode, watched) = watch::channel(Mode::To(address.to_owned()));
+        let (crowd, crowded) = watch::channel(0);
         let open = Arc::new(Mutex::new(Vec::new()));
         let accepts = tokio::spawn({
             let open = open.clone();
             async move {
                 while let Ok((inside, _)) = listener.accept().await {
-                    let connection = tokio::spawn(connection(inside, watched.clone(), delay));
+                    let connection = tokio::spawn(connection(inside, watched.clone(), crowded.clone(), delay));
                     open.lock().unwrap().push(connection.abort_handle());
                 }
             }
@@ -53,6 +56,7 @@ impl Proxy {
         Proxy {
             url,
             mode,
+            crowd,
             open,
             accepts,
         }
@@ -66,6 +70,12 @@ impl Proxy {
     /// From now on what the server says is held; what is said to it arrives.
     pub fn mute(&self) {
         self.mode.send_replace(Mode::Muted);
+    }
+
+    /// From now on each connection has so many subscriptions beside those of its own program, as if a part of it had made
+    /// them: they count against the server's limit for one connection.
+    pub fn crowd(&self, subscriptions: usize) {
+        self.crowd.send_replace(subscriptions);
     }
 
     /// Closes every connection, and each new one.
@@ -96,7 +106,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn connection(inside: TcpStream, mut mode: watch::Receiver<Mode>, delay: Duration) {
+async fn connection(
+    inside: TcpStream,
+    mut mode: watch::Receiver<Mode>,
+    crowd: watch::Receiver<usize>,
+    delay: Duration,
+) {
     let now = mode.borrow_and_update().clone();
     let address = match now {
         Mode::To(address) => address,
@@ -111,28 +126,57 @@ async fn connection(inside: TcpStream, mut mode: watch::Receiver<Mode>, delay: D
     let (outside_read, outside_write) = outside.into_split();
     // Either way's end is the end of both.
     tokio::select! {
-        () = forward(inside_read, outside_write, mode.clone(), delay, &[Mode::Frozen]) => {}
-        () = forward(outside_read, inside_write, mode, delay, &[Mode::Frozen, Mode::Muted]) => {}
+        () = forward(inside_read, outside_write, mode.clone(), Some(crowd), delay, &[Mode::Frozen]) => {}
+        () = forward(outside_read, inside_write, mode, None, delay, &[Mode::Frozen, Mode::Muted]) => {}
     }
 }
 
-/// Forwards, but not in the modes `held`.
+/// Forwards, but not in the modes `held`. Puts the subscriptions of `crowd` in between.
 async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut mode: watch::Receiver<Mode>,
+    mut crowd: Option<watch::Receiver<usize>>,
     delay: Duration,
     held: &[Mode],
 ) {
     let mut buffer = vec![0; 16 * 1024];
+    let (mut begun, mut there) = (false, 0);
     loop {
+        let changed = async {
+            let changed = match crowd.as_mut() {
+                Some(crowd) => crowd.changed().await,
+                None => std::future::pending().await,
+            };
+            if changed.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         // Held, even what has been read stays here.
-        let read = from.read(&mut buffer).await.unwrap_or(0);
-        tokio::time::sleep(delay).await;
-        if mode.wait_for(|mode| !held.contains(mode)).await.is_err() || read == 0 {
-            return;
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => Some(read.unwrap_or(0)),
+            () = changed, if begun => None,
+        };
+        if let Some(read) = read {
+            tokio::time::sleep(delay).await;
+            if mode.wait_for(|mode| !held.contains(mode)).await.is_err() || read == 0 {
+                return;
+            }
+            if to.write_all(&buffer[..read]).await.is_err() {
+                return;
+            }
+            // The first that a client says is CONNECT and PING, whole; the next ones are whole commands too, if small.
+            if std::mem::replace(&mut begun, true) {
+                continue;
+            }
         }
-        if to.write_all(&buffer[..read]).await.is_err() {
+        let wanted = crowd.as_mut().map_or(0, |crowd| *crowd.borrow_and_update());
+        let lines: String = (there..wanted)
+            .map(|n| format!("SUB crowd.{n} c{n}\r\n"))
+            .chain((wanted..there).map(|n| format!("UNSUB c{n}\r\n")))
+            .collect();
+        there = wanted;
+        if to.write_all(lines.as_bytes()).await.is_err() {
             return;
         }
     }
