@@ -144,6 +144,17 @@ words! {
     }
 }
 
+words! {
+    /// Which of the two is followed where tokenizer.json and the tokenizer's class in transformers 5 say different things
+    /// (`model.tokenizer`).
+    TokenizerChoice, "file, class", {
+        /// tokenizer.json, which the model was trained with.
+        File = "file",
+        /// The class, as `predict` has it under transformers 5.
+        Class = "class",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

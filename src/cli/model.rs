@@ -100,7 +100,13 @@ fn describe(checkpoint: &Checkpoint) -> Result<Value, ModelError> {
         "max_length_from": spec.origins.length_max,
         "score_activation": spec.score_activation.name(),
         "score_activation_from": spec.origins.score_activation,
+        "query_prompt": spec.query_prompt.as_ref().map(|prompt| &prompt.text),
+        "query_prompt_name": spec.query_prompt.as_ref().map(|prompt| &prompt.name),
         "pair": tokenizer.template(),
+        "token_types": tokenizer.token_types().0,
+        "token_types_from": tokenizer.token_types().1,
+        "tokenizer": checkpoint.tokenizer_choice.as_str(),
+        "tokenizer_differences": tokenizer.class_differences(),
     }))
 }
 
@@ -176,7 +182,30 @@ fn table(info: &Value) -> String {
             ),
         ),
         ("pair", text("pair")),
+        (
+            "token types",
+            format!(
+                "{} ({})",
+                if info["token_types"] == true {
+                    "0 and 1, as in the pair"
+                } else {
+                    "none"
+                },
+                text("token_types_from")
+            ),
+        ),
     ]);
+    if let Some(prompt) = info["query_prompt"].as_str() {
+        let name = text("query_prompt_name");
+        rows.push(("query prompt", format!("{prompt:?} before every query (`{name}`)")));
+    }
+    let differences = info["tokenizer_differences"].as_array();
+    for difference in differences.into_iter().flatten().filter_map(Value::as_str) {
+        rows.push((
+            "tokenizer",
+            format!("{difference} in transformers 5 (followed: {})", text("tokenizer")),
+        ));
+    }
     rows.push(match info["device_error"].as_str() {
         Some(error) => ("here", error.to_owned()),
         None => ("here", format!("{} in {}", text("device"), text("precision"))),

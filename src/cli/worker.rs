@@ -242,6 +242,7 @@ pub(super) fn model_source(model: &ModelConfig, id: &str) -> ModelSource {
         offline: model.hub_offline,
         retries_max: model.hub_retries_max,
         length_max: model.max_length,
+        tokenizer: model.tokenizer,
     }
 }
 

@@ -25,7 +25,7 @@ mod validate;
 mod value;
 mod warnings;
 
-pub use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice, UnknownChoice};
+pub use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice, TokenizerChoice, UnknownChoice};
 pub use choices::{LogFormat, OnFailure, Profile};
 pub use layers::{Flag, Sources};
 pub use problem::{ConfigError, Problem, Source};

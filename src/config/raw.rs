@@ -69,6 +69,7 @@ section!(Model {
     device: String,
     precision: String,
     kernels: String,
+    tokenizer: String,
     max_length: usize,
     warmup_samples: usize,
     threads: usize,

@@ -3,7 +3,7 @@
 
 use super::forms;
 use super::key::{Key, integer, list, optional, or_zero, secret, switch, text};
-use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice};
+use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, TokenizerChoice};
 
 /// Ten minutes.
 const MILLISECONDS_MAX: i64 = 600_000;
@@ -94,6 +94,9 @@ pub static KEYS: &[Key] = &[
     }),
     text("model.kernels", KernelsChoice::ALLOWED, |text| {
         text.parse::<KernelsChoice>().is_ok()
+    }),
+    text("model.tokenizer", TokenizerChoice::ALLOWED, |text| {
+        text.parse::<TokenizerChoice>().is_ok()
     }),
     or_zero("model.max_length", 8, 65_536, "tokens", "the model's own limit"),
     integer("model.warmup_samples", 0, 1024, "pairs"),

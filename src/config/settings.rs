@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret};
+use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, TokenizerChoice};
 use crate::nats::ConnectionSettings;
 
 /// The whole configuration, validated.
@@ -167,6 +167,8 @@ pub struct ModelConfig {
     pub precision: PrecisionChoice,
     /// Which code computes on a CPU.
     pub kernels: KernelsChoice,
+    /// What is followed where tokenizer.json and the tokenizer's class differ.
+    pub tokenizer: TokenizerChoice,
     /// Tokens of a pair at most; `None`: the model's own limit.
     pub max_length: Option<usize>,
     /// Pairs scored before the queue group is joined; 0: no warm-up.

@@ -10,7 +10,9 @@ use super::settings::{
     BatchConfig, CacheConfig, Config, GatewayConfig, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig,
     QueueConfig, ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
 };
-use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, UnknownChoice};
+use super::{
+    DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, TokenizerChoice, UnknownChoice,
+};
 
 /// The typed configuration, or all that does not go together in it.
 pub fn validate(raw: Raw) -> Result<Config, Vec<Problem>> {
@@ -212,6 +214,7 @@ fn model(raw: Model) -> Result<ModelConfig, UnknownChoice> {
         device: raw.device.parse::<DeviceChoice>()?,
         precision: raw.precision.parse::<PrecisionChoice>()?,
         kernels: raw.kernels.parse::<KernelsChoice>()?,
+        tokenizer: raw.tokenizer.parse::<TokenizerChoice>()?,
         max_length: unless_zero(raw.max_length),
         warmup_samples: raw.warmup_samples,
         threads: unless_zero(raw.threads),

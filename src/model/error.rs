@@ -49,6 +49,18 @@ pub enum ModelError {
         file: String,
     },
 
+    /// A PEFT adapter: a difference to a model, not a model.
+    #[error(
+        "{place} is a PEFT adapter (adapter_config.json), which holds only what was changed in another model. Merge it once: \
+         `python -c \"from peft import AutoPeftModelForSequenceClassification as M; M.from_pretrained('{place}', \
+         num_labels=1).merge_and_unload().save_pretrained('merged')\"`, copy tokenizer.json and tokenizer_config.json of the base \
+         model beside it, and name that folder (docs/models.md)"
+    )]
+    Adapter {
+        /// Folder or hub id.
+        place: String,
+    },
+
     /// A model of another kind.
     #[error("architecture `{architecture}` is not supported; supported are: {supported}")]
     Unsupported {

@@ -3,14 +3,19 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::choices::TokenizerChoice;
+
 use super::error::ModelError;
 use super::object::Object;
-use super::spec::{ModelSpec, SpecFiles};
+use super::spec::ModelSpec;
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-pub(super) const SENTENCE_TRANSFORMERS: &str = "config_sentence_transformers.json";
+/// A PEFT adapter, alone or beside a model.
+pub(super) const ADAPTER: &str = "adapter_config.json";
+/// What a training run of transformers or sentence-transformers leaves in each of its checkpoints.
+const TRAINER_STATE: &str = "trainer_state.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// Weights that we name in an error and never open.
@@ -35,6 +40,8 @@ pub struct Checkpoint {
     pub weights: Vec<PathBuf>,
     /// What the configuration says.
     pub spec: ModelSpec,
+    /// Whether tokenizer.json or the tokenizer's class is followed where they differ (the setting `model.tokenizer`).
+    pub tokenizer_choice: TokenizerChoice,
 }
 
 impl Checkpoint {
@@ -43,28 +50,32 @@ impl Checkpoint {
     /// Errors: a file is missing, or the configuration cannot be served.
     pub fn open(id: &str, dir: &Path, length_max: Option<usize>) -> Result<Checkpoint, ModelError> {
         let place = dir.display().to_string();
+        if dir.join(ADAPTER).is_file() {
+            return Err(ModelError::Adapter { place });
+        }
         let config = dir.join(CONFIG);
         if !config.is_file() {
-            let hint = "a checkpoint folder holds config.json, tokenizer.json and model.safetensors".to_owned();
+            let hint = match training_checkpoint(dir) {
+                Some(name) => {
+                    format!("this is the folder of a training run: name one of its checkpoints, such as {name}")
+                }
+                None => "a checkpoint folder holds config.json, tokenizer.json and model.safetensors".to_owned(),
+            };
             return Err(ModelError::MissingFile {
                 file: CONFIG.to_owned(),
                 place,
                 hint,
             });
         }
-        let optional = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
-        let tokenizer_config = optional(TOKENIZER_CONFIG);
-        let sentence_transformers = optional(SENTENCE_TRANSFORMERS);
-        let files = SpecFiles {
-            config: &config,
-            tokenizer_config: tokenizer_config.as_deref(),
-            sentence_transformers: sentence_transformers.as_deref(),
-        };
         // First of all: a model that cannot be served should be told so, not to bring more files.
-        let spec = ModelSpec::read(files, length_max)?;
+        let spec = ModelSpec::read(dir, length_max)?;
+        let tokenizer_config = Some(dir.join(TOKENIZER_CONFIG)).filter(|path| path.is_file());
         let tokenizer = dir.join(TOKENIZER);
         if !tokenizer.is_file() {
-            return Err(missing_tokenizer(place));
+            return Err(match dir.join(TRAINER_STATE).is_file() {
+                true => trainer_without_tokenizer(place),
+                false => missing_tokenizer(place),
+            });
         }
         let weights = weight_files(dir)?;
         let dir = dir.to_path_buf();
@@ -77,6 +88,7 @@ impl Checkpoint {
             tokenizer_config,
             weights,
             spec,
+            tokenizer_choice: TokenizerChoice::File,
         })
     }
 }
@@ -89,6 +101,27 @@ pub(super) fn missing_tokenizer(place: String) -> ModelError {
         place,
         hint: hint.to_owned(),
     }
+}
+
+/// The Trainer saves a tokenizer only if it was given one.
+fn trainer_without_tokenizer(place: String) -> ModelError {
+    let hint = "this is a checkpoint of a training run (trainer_state.json), saved without its tokenizer. Copy tokenizer.json and \
+                tokenizer_config.json into it from the model that the training began with, or give the Trainer \
+                `processing_class=tokenizer`, so that it saves them";
+    ModelError::MissingFile {
+        file: TOKENIZER.to_owned(),
+        place,
+        hint: hint.to_owned(),
+    }
+}
+
+/// The last `checkpoint-N` of a training run's output folder.
+fn training_checkpoint(dir: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(dir).ok()?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let steps = names.filter_map(|name| name.strip_prefix("checkpoint-")?.parse::<u64>().ok());
+    let step = steps.max()?;
+    Some(format!("checkpoint-{step}"))
 }
 
 pub(super) fn missing_weights(place: String) -> ModelError {

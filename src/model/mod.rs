@@ -6,6 +6,7 @@
 //! | [`files`] | a folder → [`Checkpoint`]: which file is what |
 //! | [`hub`] | a hub id → a folder, downloaded once |
 //! | [`spec`] | config.json → [`ModelSpec`]: what the engine must know |
+//! | `layout` | the files that `CrossEncoder` saves beside it → prompt, limit, activation |
 //! | [`weights`] | safetensors files → named tensors, mapped and not copied |
 //! | [`tokenizer`] | a query and a document → token ids |
 //! | `wordpiece` | the same for BERT's kind of tokenizer, without the library |
@@ -18,14 +19,17 @@ pub mod files;
 #[cfg(feature = "worker")]
 pub mod hub;
 mod kinds;
+mod layout;
 mod object;
 mod prefix;
+mod requirements;
 #[cfg(feature = "worker")]
 pub mod source;
 pub mod spec;
 mod template;
 mod token_cache;
 pub mod tokenizer;
+mod tokenizer_class;
 mod tokenizer_files;
 #[cfg(feature = "worker")]
 pub mod weights;

@@ -15,18 +15,24 @@ pub(super) struct Object {
 
 impl Object {
     pub(super) fn read(path: &Path) -> Result<Object, ModelError> {
-        let text = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
-        let value: Value = serde_json::from_slice(&text).map_err(|error| ModelError::Json {
-            path: path.to_path_buf(),
-            reason: error.to_string(),
-        })?;
-        if !value.is_object() {
+        let object = Self::read_any(path)?;
+        if !object.value.is_object() {
             let reason = "an object was expected".to_owned();
             return Err(ModelError::Json {
                 path: path.to_path_buf(),
                 reason,
             });
         }
+        Ok(object)
+    }
+
+    /// A file that need not hold an object.
+    pub(super) fn read_any(path: &Path) -> Result<Object, ModelError> {
+        let text = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
+        let value: Value = serde_json::from_slice(&text).map_err(|error| ModelError::Json {
+            path: path.to_path_buf(),
+            reason: error.to_string(),
+        })?;
         Ok(Object {
             path: path.to_path_buf(),
             value,

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::choices::TokenizerChoice;
+
 use super::error::ModelError;
 use super::files::{CONFIG, Checkpoint};
 use super::hub;
@@ -29,6 +31,8 @@ pub struct ModelSource {
     pub retries_max: u32,
     /// Lowers the checkpoint's limit on tokens a pair.
     pub length_max: Option<usize>,
+    /// Whether tokenizer.json or the tokenizer's class is followed where they differ.
+    pub tokenizer: TokenizerChoice,
 }
 
 impl Default for ModelSource {
@@ -42,6 +46,7 @@ impl Default for ModelSource {
             offline: false,
             retries_max: 3,
             length_max: None,
+            tokenizer: TokenizerChoice::File,
         }
     }
 }
@@ -58,6 +63,7 @@ impl std::fmt::Debug for ModelSource {
             .field("offline", &self.offline)
             .field("retries_max", &self.retries_max)
             .field("length_max", &self.length_max)
+            .field("tokenizer", &self.tokenizer)
             .finish()
     }
 }
@@ -67,6 +73,12 @@ impl std::fmt::Debug for ModelSource {
 /// A folder is what exists as a directory, or begins like a path (`./`, `../`, `/`, `~`). May block for as long as a
 /// download takes.
 pub fn resolve(source: &ModelSource, progress: &Progress) -> Result<Checkpoint, ModelError> {
+    let mut checkpoint = find(source, progress)?;
+    checkpoint.tokenizer_choice = source.tokenizer;
+    Ok(checkpoint)
+}
+
+fn find(source: &ModelSource, progress: &Progress) -> Result<Checkpoint, ModelError> {
     let id = source.id.trim();
     if id == BUILTIN {
         let places = builtin_places(std::env::current_exe().ok().as_deref());

@@ -5,8 +5,11 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::error::ModelError;
+use super::files::{CONFIG, TOKENIZER_CONFIG, WEIGHTS, WEIGHTS_INDEX};
 use super::kinds::score_activation_from_python;
 pub use super::kinds::{Architecture, HiddenActivation};
+use super::layout::Layout;
+pub use super::layout::QueryPrompt;
 use super::object::Object;
 pub use crate::protocol::ScoreActivation;
 
@@ -50,41 +53,45 @@ pub struct ModelSpec {
     pub score_activation: ScoreActivation,
     /// Longest pair in tokens, special tokens included.
     pub length_max: usize,
+    /// What goes before every query: the checkpoint's default prompt.
+    pub query_prompt: Option<QueryPrompt>,
+    /// Whether texts are lowered before the tokenizer's own normalizer sees them.
+    pub lowercase: bool,
+    /// The version of transformers that saved config.json, as it says.
+    pub transformers_version: Option<String>,
+    /// The tokenizer's class, where config.json names it.
+    pub tokenizer_class: Option<String>,
     /// Where some of the values come from.
     pub origins: Origins,
 }
 
-/// The JSON files that a [`ModelSpec`] is read from.
-#[derive(Debug, Clone, Copy)]
-pub struct SpecFiles<'a> {
-    /// config.json.
-    pub config: &'a Path,
-    /// tokenizer_config.json, if the checkpoint has one.
-    pub tokenizer_config: Option<&'a Path>,
-    /// config_sentence_transformers.json, if the checkpoint has one: newer sentence-transformers keep the activation there.
-    pub sentence_transformers: Option<&'a Path>,
-}
-
 impl ModelSpec {
-    /// Reads and checks the files. `length_max` (the setting `model.max_length`) can only lower the checkpoint's own limit.
+    /// Reads and checks the JSON files of a folder: config.json, and tokenizer_config.json and the files of
+    /// sentence-transformers where there are any. `length_max` (the setting `model.max_length`) can only lower the
+    /// checkpoint's own limit.
     ///
     /// Errors: an architecture or a value that is not served, named with its file and field.
-    pub fn read(files: SpecFiles<'_>, length_max: Option<usize>) -> Result<ModelSpec, ModelError> {
-        let config = Object::read(files.config)?;
-        let tokenizer_config = files.tokenizer_config.map(Object::read).transpose()?;
-        let sentence_transformers = files.sentence_transformers.map(Object::read).transpose()?;
-        Self::from_objects(
-            &config,
-            tokenizer_config.as_ref(),
-            sentence_transformers.as_ref(),
-            length_max,
-        )
+    pub fn read(dir: &Path, length_max: Option<usize>) -> Result<ModelSpec, ModelError> {
+        let config = Object::read(&dir.join(CONFIG))?;
+        let tokenizer_config = Some(dir.join(TOKENIZER_CONFIG)).filter(|path| path.is_file());
+        let tokenizer_config = tokenizer_config.as_deref().map(Object::read).transpose()?;
+        // A model of another family is told so; within one, a chain of modules explains an unusual class.
+        let of_family = |kind: &str| {
+            Architecture::ALL
+                .iter()
+                .any(|architecture| architecture.model_type() == kind)
+        };
+        if config.string("model_type")?.is_none_or(|kind| !of_family(kind)) {
+            architecture(&config)?;
+        }
+        let layout = Layout::read(dir, tokenizer_config.as_ref())?;
+        Self::from_objects(&config, tokenizer_config.as_ref(), Some(&layout), length_max)
     }
 
     fn from_objects(
         config: &Object,
         tokenizer_config: Option<&Object>,
-        sentence_transformers: Option<&Object>,
+        layout: Option<&Layout>,
         length_max: Option<usize>,
     ) -> Result<ModelSpec, ModelError> {
         let architecture = architecture(config)?;
@@ -133,8 +140,10 @@ impl ModelSpec {
                 }
             },
         };
-        let (score_activation, score_origin) = score_activation(config, sentence_transformers)?;
-        let (length_max, length_origin) = longest_pair(positions_max - position_offset, tokenizer_config, length_max)?;
+        let (score_activation, score_origin) = score_activation(config, layout.and_then(|layout| layout.own.as_ref()))?;
+        let saved = layout.and_then(|layout| layout.length_max);
+        let (length_max, length_origin) =
+            longest_pair(positions_max - position_offset, tokenizer_config, saved, length_max)?;
         Ok(ModelSpec {
             architecture,
             layers: config.size("num_hidden_layers", 12)?,
@@ -150,6 +159,10 @@ impl ModelSpec {
             hidden_activation: hidden_activation(config)?,
             score_activation,
             length_max,
+            query_prompt: layout.and_then(|layout| layout.query_prompt.clone()),
+            lowercase: layout.is_some_and(|layout| layout.lowercase),
+            transformers_version: config.string("transformers_version")?.map(str::to_owned),
+            tokenizer_class: config.string("tokenizer_class")?.map(str::to_owned),
             origins: Origins {
                 length_max: length_origin,
                 score_activation: score_origin,
@@ -236,6 +249,21 @@ fn refuse_variants(config: &Object) -> Result<(), ModelError> {
             Some(value) => return Err(config.refused(field, "false", value)),
         }
     }
+    match config.get("is_causal") {
+        None | Some(Value::Bool(false)) => {}
+        Some(value) => return Err(config.refused("is_causal", "false", value)),
+    }
+    match config.get("use_bidirectional_attention") {
+        None | Some(Value::Bool(true)) => {}
+        Some(value) => return Err(config.refused("use_bidirectional_attention", "true", value)),
+    }
+    match config.string("transformers_weights")? {
+        None | Some(WEIGHTS | WEIGHTS_INDEX) => {}
+        Some(other) => {
+            let expected = format!("{WEIGHTS}, the file that is read");
+            return Err(config.refused("transformers_weights", expected, other));
+        }
+    }
     match config.get("pruned_heads") {
         Some(Value::Object(heads)) if !heads.is_empty() => {
             return Err(config.refused("pruned_heads", "empty", config.shown("pruned_heads")));
@@ -276,6 +304,7 @@ fn score_activation(
     sentence_transformers: Option<&Object>,
 ) -> Result<(ScoreActivation, &'static str), ModelError> {
     let own = sentence_transformers.and_then(|file| Some((file, file.get("activation_fn")?)));
+    // Here null counts: it hides the older key.
     let nested = config
         .get("sentence_transformers")
         .and_then(|inner| inner.get("activation_fn"));
@@ -287,7 +316,9 @@ fn score_activation(
             value,
             "config_sentence_transformers.json: activation_fn",
         )
-    } else if let Some(value) = nested.filter(|value| !value.is_null()) {
+    } else if let Some(Value::Null) = nested {
+        return Ok((ScoreActivation::Sigmoid, "default for one label"));
+    } else if let Some(value) = nested {
         let field = "sentence_transformers.activation_fn";
         (config, field, value, "config.json: sentence_transformers.activation_fn")
     } else if let Some(value) = old {
@@ -311,10 +342,16 @@ fn score_activation(
 fn longest_pair(
     positions: usize,
     tokenizer_config: Option<&Object>,
+    saved: Option<(usize, &'static str)>,
     setting: Option<usize>,
 ) -> Result<(usize, &'static str), ModelError> {
     let mut longest = (positions, "config.json: max_position_embeddings");
-    if let Some(file) = tokenizer_config
+    // sentence-transformers' own takes the place of the tokenizer's, higher or lower.
+    if let Some(saved) = saved {
+        if saved.0 < longest.0 {
+            longest = saved;
+        }
+    } else if let Some(file) = tokenizer_config
         && let Some(value) = file.get("model_max_length")
     {
         // "No limit" is written as 1e30, which is a float or an integer of 31 digits.

@@ -89,8 +89,11 @@ fn the_limit_is_the_smallest_of_three() {
 #[test]
 fn the_score_activation_is_found_as_sentence_transformers_finds_it() {
     let activation = |config: Value, own: Option<Value>| {
-        let own = own.map(object);
-        let spec = ModelSpec::from_objects(&object(config), None, own.as_ref(), None)?;
+        let layout = Layout {
+            own: own.map(object),
+            ..Layout::default()
+        };
+        let spec = ModelSpec::from_objects(&object(config), None, Some(&layout), None)?;
         Ok::<_, ModelError>(spec.score_activation)
     };
     let none = with(Architecture::Bert, "sbert_ce_default_activation_function", Value::Null);

@@ -12,6 +12,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
+use tracing::warn;
+
+use crate::choices::TokenizerChoice;
 
 use super::error::ModelError;
 use super::files::Checkpoint;
@@ -23,7 +26,8 @@ pub use super::token_cache::CacheCounts;
 #[cfg(feature = "worker")]
 pub(crate) use super::token_cache::HitCounter;
 use super::token_cache::TokenCache;
-use super::tokenizer_files::{Added, Refused, follow_config, truncation_direction, uses_token_types};
+use super::tokenizer_class::{as_class, differences, token_types};
+use super::tokenizer_files::{FileParts, Refused, follow_config, lower_first, truncation_direction};
 use super::wordpiece::{Coverage, FastWordPiece};
 
 /// Why a text could not be tokenized.
@@ -87,6 +91,10 @@ pub struct PairTokenizer {
     direction: TruncationDirection,
     /// Whether a text may be tokenized up to a white space only (see [`prefix`]).
     prefix_exact: bool,
+    /// Goes before every query.
+    query_prompt: String,
+    token_types: (bool, String),
+    class_differences: Vec<String>,
 }
 
 impl PairTokenizer {
@@ -98,13 +106,45 @@ impl PairTokenizer {
         let path = &checkpoint.tokenizer;
         // Read by ourselves, so that a missing file and a broken one are told apart.
         let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
-        let tokenizer = Tokenizer::from_bytes(&bytes)
-            .map_err(|error| Refused { path }.because(format!("cannot be read as a tokenizer: {error}")))?;
+        let unreadable =
+            |error: &dyn std::fmt::Display| Refused { path }.because(format!("cannot be read as a tokenizer: {error}"));
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unreadable(&error))?;
         // As the file has them: the library merges those that share an id.
-        let Added { added_tokens } = serde_json::from_slice(&bytes)
-            .map_err(|error| Refused { path }.because(format!("cannot be read as a tokenizer: {error}")))?;
+        let FileParts {
+            added_tokens,
+            mut parts,
+        } = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
         let config = checkpoint.tokenizer_config.as_deref().map(Object::read).transpose()?;
-        Self::new(tokenizer, &added_tokens, path, config.as_ref(), &checkpoint.spec)
+        let (config, spec) = (config.as_ref(), &checkpoint.spec);
+        if let Some(config) = config {
+            follow_config(&mut tokenizer, config)?;
+        }
+        // What is followed already is no difference.
+        parts.normalizer = serde_json::to_value(tokenizer.get_normalizer()).unwrap_or_default();
+        parts.pre_tokenizer = serde_json::to_value(tokenizer.get_pre_tokenizer()).unwrap_or_default();
+        let unk_id = tokenizer.token_to_id(
+            config
+                .and_then(|config| config.get("unk_token")?.as_str())
+                .unwrap_or("<unk>"),
+        );
+        let found = differences(&parts, unk_id, config, spec)?;
+        if checkpoint.tokenizer_choice == TokenizerChoice::Class
+            && !found.is_empty()
+            && let Some(bytes) = as_class(&bytes, &parts, unk_id, config, spec)?
+        {
+            tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unreadable(&error))?;
+        }
+        if !found.is_empty() {
+            warn!(
+                model = %checkpoint.id,
+                followed = %checkpoint.tokenizer_choice,
+                differences = found.join("; "),
+                "tokenizer.json and the tokenizer's class in transformers 5 differ: scores are those of the one that is followed (model.tokenizer)"
+            );
+        }
+        let mut ours = Self::new(tokenizer, &added_tokens, path, config, spec)?;
+        ours.class_differences = found;
+        Ok(ours)
     }
 
     fn new(
@@ -124,6 +164,9 @@ impl PairTokenizer {
         if let Some(config) = config {
             follow_config(&mut tokenizer, config)?;
         }
+        if spec.lowercase {
+            lower_first(&mut tokenizer);
+        }
 
         let tokens = tokenizer.get_vocab_size(false);
         if tokens > spec.vocab_size {
@@ -133,7 +176,8 @@ impl PairTokenizer {
             )));
         }
         let mut template = learn_template(&tokenizer).map_err(|reason| refused.because(reason))?;
-        if !uses_token_types(config, spec) {
+        let token_types = token_types(config, spec);
+        if !token_types.0 {
             for piece in &mut template {
                 let (Piece::Special { type_id, .. } | Piece::Query { type_id } | Piece::Document { type_id }) = piece;
                 *type_id = 0;
@@ -162,6 +206,13 @@ impl PairTokenizer {
             vocab_size: spec.vocab_size,
             direction,
             prefix_exact,
+            query_prompt: spec
+                .query_prompt
+                .as_ref()
+                .map(|prompt| prompt.text.clone())
+                .unwrap_or_default(),
+            token_types,
+            class_differences: Vec::new(),
         })
     }
 
@@ -202,10 +253,29 @@ impl PairTokenizer {
         self.cache.get().map(TokenCache::counts)
     }
 
-    /// Tokenizes a query, once for all its documents.
+    /// Bytes of the text that goes before every query; 0 without one.
+    pub fn query_prompt_bytes(&self) -> usize {
+        self.query_prompt.len()
+    }
+
+    /// Whether the model is given token types, and by what that was decided.
+    pub fn token_types(&self) -> (bool, &str) {
+        (self.token_types.0, &self.token_types.1)
+    }
+
+    /// What the tokenizer's class in transformers 5 builds otherwise than tokenizer.json has it; empty where they agree.
+    pub fn class_differences(&self) -> &[String] {
+        &self.class_differences
+    }
+
+    /// Tokenizes a query, once for all its documents: the checkpoint's prompt and the text, as one text.
     pub fn query(&self, text: &str) -> Result<QueryTokens, TokenizeError> {
         let mut ids = Vec::new();
-        self.push_ids(text, usize::MAX, &mut ids)?;
+        if self.query_prompt.is_empty() {
+            self.push_ids(text, usize::MAX, &mut ids)?;
+        } else {
+            self.push_ids(&format!("{}{text}", self.query_prompt), usize::MAX, &mut ids)?;
+        }
         Ok(QueryTokens { ids })
     }
 

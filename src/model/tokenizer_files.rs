@@ -4,31 +4,21 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::normalizers::NormalizerWrapper;
+use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
 
 use super::error::ModelError;
 use super::object::Object;
-use super::spec::ModelSpec;
+use super::tokenizer_class::Parts;
 
-/// The added tokens of a tokenizer.json.
+/// What is read of a tokenizer.json beside the tokenizer itself.
 #[derive(serde::Deserialize)]
-pub(super) struct Added {
+pub(super) struct FileParts {
     #[serde(default)]
     pub(super) added_tokens: Vec<AddedToken>,
-}
-
-/// Whether the model is told the token types. transformers leaves them out for the RoBERTa family, and for any checkpoint
-/// whose `model_input_names` leave them out; the model then takes 0.
-pub(super) fn uses_token_types(config: Option<&Object>, spec: &ModelSpec) -> bool {
-    if spec.architecture.is_roberta_family() {
-        return false;
-    }
-    match config.and_then(|config| config.get("model_input_names")) {
-        Some(Value::Array(names)) => names.iter().any(|name| name.as_str() == Some("token_type_ids")),
-        _ => true,
-    }
+    #[serde(flatten)]
+    pub(super) parts: Parts,
 }
 
 /// Which end is cut: tokenizer_config.json's word, else what tokenizer.json was saved with, else the right.
@@ -82,6 +72,22 @@ pub(super) fn follow_config(tokenizer: &mut Tokenizer, config: &Object) -> Resul
         tokenizer.with_pre_tokenizer(Some(byte_level));
     }
     Ok(())
+}
+
+/// As sentence-transformers' `do_lower_case` does it: before all else, unless the normalizer lowers by a step of its own.
+pub(super) fn lower_first(tokenizer: &mut Tokenizer) {
+    let lowers = |step: &NormalizerWrapper| matches!(step, NormalizerWrapper::Lowercase(_));
+    let steps = match tokenizer.get_normalizer() {
+        None => Vec::new(),
+        Some(NormalizerWrapper::Sequence(steps)) => steps.as_ref().to_vec(),
+        Some(step) => vec![step.clone()],
+    };
+    if !steps.iter().any(lowers) {
+        let all = std::iter::once(NormalizerWrapper::Lowercase(Lowercase))
+            .chain(steps)
+            .collect();
+        tokenizer.with_normalizer(Some(Sequence::new(all)));
+    }
 }
 
 /// Makes the errors of a tokenizer.json.

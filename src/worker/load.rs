@@ -58,6 +58,8 @@ pub struct Load {
     /// How long the batch should take that the device has been given meanwhile.
     behind: Option<Duration>,
     tokens_per_byte: f64,
+    /// The checkpoint's text before every query.
+    prompt_bytes: usize,
     /// Requests whose texts were learned from, as far as it matters.
     texts_learned: u32,
     budget_seconds: f64,
@@ -82,6 +84,7 @@ impl Load {
             running: None,
             behind: None,
             tokens_per_byte: TOKENS_PER_BYTE,
+            prompt_bytes: 0,
             texts_learned: 0,
             budget_seconds: budget.as_secs_f64(),
             request_tokens: REQUEST_TOKENS,
@@ -101,8 +104,19 @@ impl Load {
         self.batch_tokens = batch_tokens.max(1);
     }
 
+    /// Tells the size, in bytes, of the text that the model has before every query.
+    pub fn set_prompt_bytes(&mut self, bytes: usize) {
+        self.prompt_bytes = bytes;
+    }
+
+    /// As it was told.
+    pub fn prompt_bytes(&self) -> usize {
+        self.prompt_bytes
+    }
+
     /// About how many tokens the pairs of this query with documents of these sizes (bytes) have.
     pub fn estimate(&self, query_bytes: usize, document_bytes: impl Iterator<Item = usize>) -> usize {
+        let query_bytes = query_bytes.saturating_add(self.prompt_bytes);
         document_bytes
             .map(|bytes| {
                 let tokens = (query_bytes.saturating_add(bytes)) as f64 * self.tokens_per_byte;

@@ -152,6 +152,7 @@ async fn serve(
         measure,
     )
     .await?;
+    queue.load().set_prompt_bytes(engine.tokenizer.query_prompt_bytes());
     status.set_cache_reader({
         let tokenizer = engine.tokenizer.clone();
         move || CacheReading {
@@ -409,7 +410,8 @@ async fn watch_device(queue: &admit::Queue, max: Option<Duration>) -> Duration {
 
 /// What a byte of text comes to in tokens, for the estimates of admission.
 fn learn_tokens(tokenized: &Tokenized, queue: &admit::Queue) {
-    let query_bytes = tokenized.request.query.len();
+    let mut load = queue.load();
+    let query_bytes = load.prompt_bytes() + tokenized.request.query.len();
     let (mut pairs, mut bytes, mut tokens) = (0, 0, 0);
     for (pair, document) in tokenized.pairs.iter().zip(&tokenized.request.documents) {
         // A pair that was cut tells nothing of the bytes that were cut off.
@@ -419,7 +421,7 @@ fn learn_tokens(tokenized: &Tokenized, queue: &admit::Queue) {
             tokens += pair.ids.len();
         }
     }
-    queue.load().learn_tokens(pairs, bytes, tokens);
+    load.learn_tokens(pairs, bytes, tokens);
 }
 
 #[cfg(test)]

@@ -163,6 +163,7 @@ fn texts_have_forms() {
         ("model.device", "gpu"),
         ("model.precision", "int4"),
         ("model.kernels", "sse2"),
+        ("model.tokenizer", "fast"),
         ("log.format", "pretty"),
         ("log.level", "nats_rerank=loud"),
     ] {

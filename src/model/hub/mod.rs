@@ -28,11 +28,12 @@ use self::http::{Client, RemoteFile};
 use self::progress::Progress;
 use super::error::{HubFailure, ModelError};
 use super::files::{
-    CONFIG, PICKLES, SENTENCE_TRANSFORMERS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WEIGHTS_INDEX, missing_tokenizer,
-    missing_weights, shard_names,
+    ADAPTER, CONFIG, PICKLES, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WEIGHTS_INDEX, missing_tokenizer, missing_weights,
+    shard_names,
 };
+use super::layout::{CHAT_TEMPLATE, Layout, MODULES, SENTENCE_BERT, SENTENCE_TRANSFORMERS, holds_keys};
 use super::source::ModelSource;
-use super::spec::{ModelSpec, SpecFiles};
+use super::spec::ModelSpec;
 
 const ENDPOINT_DEFAULT: &str = "https://huggingface.co";
 
@@ -103,7 +104,7 @@ impl Session {
 
     fn run(&self, source: &ModelSource, progress: &Progress) -> Result<Snapshot, ModelError> {
         let Some(client) = &self.client else {
-            return self.cached();
+            return self.cached().inspect(|snapshot| self.warn_of_unknown_layout(snapshot));
         };
         let commit = if is_commit(&self.revision) {
             self.revision.clone()
@@ -140,6 +141,10 @@ impl Session {
             Err(failure) if cached && failure.is_retryable() => {
                 warn!(model = %self.id, %failure, "the hub is away; the cached model is used");
                 Ok(None)
+            }
+            // An adapter has no config.json of its own.
+            Err(HubFailure::NotFound { .. }) if client.look(&self.revision, ADAPTER).is_ok() => {
+                Err(ModelError::Adapter { place: self.id.clone() })
             }
             Err(failure) => Err(self.failed(CONFIG, failure)),
         }
@@ -180,6 +185,17 @@ impl Session {
         Ok(Snapshot { dir, commit })
     }
 
+    /// A cache that another tool filled, or an earlier version, may lack files that change scores.
+    fn warn_of_unknown_layout(&self, snapshot: &Snapshot) {
+        if !snapshot.dir.join(MODULES).is_file() && !self.cache.is_known_absent(&snapshot.commit, MODULES) {
+            warn!(
+                model = %self.id,
+                "the cache does not say whether the model has a modules.json, and so perhaps a prompt: what filled it did not ask. \
+                 `model info` with access to the hub completes it"
+            );
+        }
+    }
+
     fn failed(&self, file: &str, failure: HubFailure) -> ModelError {
         ModelError::Hub {
             id: self.id.clone(),
@@ -200,15 +216,25 @@ struct Download<'a> {
 impl Download<'_> {
     /// Small files first, and the configuration checked, so that a model that cannot be served costs no gigabytes.
     fn run(&self, length_max: Option<usize>) -> Result<PathBuf, ModelError> {
-        let config = self.required(CONFIG)?;
-        let tokenizer_config = self.optional(TOKENIZER_CONFIG)?;
-        let sentence_transformers = self.optional(SENTENCE_TRANSFORMERS)?;
-        let files = SpecFiles {
-            config: &config,
-            tokenizer_config: tokenizer_config.as_deref(),
-            sentence_transformers: sentence_transformers.as_deref(),
-        };
-        ModelSpec::read(files, length_max)?;
+        // Before config.json, which an adapter may not have.
+        if self.layout_file(ADAPTER)? {
+            return Err(ModelError::Adapter {
+                place: self.session.id.clone(),
+            });
+        }
+        self.required(CONFIG)?;
+        self.optional(TOKENIZER_CONFIG)?;
+        let dir = self.session.cache.snapshot(&self.commit);
+        if self.layout_file(MODULES)? && self.layout_file(SENTENCE_TRANSFORMERS)? && Layout::counts(&dir)? {
+            for name in SENTENCE_BERT {
+                if self.layout_file(name)? && holds_keys(&dir.join(name))? {
+                    break;
+                }
+            }
+        } else {
+            self.layout_file(CHAT_TEMPLATE)?;
+        }
+        ModelSpec::read(&dir, length_max)?;
         let id = || self.session.id.clone();
         if self.optional(TOKENIZER)?.is_none() {
             return Err(missing_tokenizer(id()));
@@ -233,7 +259,19 @@ impl Download<'_> {
                 }
             }
         }
-        Ok(self.session.cache.snapshot(&self.commit))
+        Ok(dir)
+    }
+
+    /// Brings a small file that says how the model is scored; false if the model has none. A whole snapshot that an earlier
+    /// version brought, before these files were read, still serves while the hub is away.
+    fn layout_file(&self, file: &str) -> Result<bool, ModelError> {
+        match self.optional(file) {
+            Err(error) if error.is_retryable() && self.session.cached().is_ok() => {
+                warn!(model = %self.session.id, file, %error, "the hub is away, and whether the model has this file is not known; served without it");
+                Ok(false)
+            }
+            found => Ok(found?.is_some()),
+        }
     }
 
     fn required(&self, file: &str) -> Result<PathBuf, ModelError> {

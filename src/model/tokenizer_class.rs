@@ -1,0 +1,324 @@
+//! What transformers' tokenizer class does that tokenizer.json does not say: which inputs it gives the model, and what it builds
+//! anew.
+//!
+//! Since version 5 a class with a constructor of its own (BertTokenizer, RobertaTokenizer, XLMRobertaTokenizer,
+//! CamembertTokenizer) takes vocabulary, merges, the compiled normalizer map and the post-processor from tokenizer.json, and builds
+//! normalizer, pre-tokenizer and the model's other settings from its own defaults and tokenizer_config.json. Mostly that gives what the file
+//! says. Where it does not, the file is what the model was trained with, and `predict` scores otherwise: [`differences`] names
+//! what differs, and [`as_class`] makes the tokenizer that the class makes.
+
+use serde_json::{Value, json};
+
+use super::error::ModelError;
+use super::object::Object;
+use super::spec::{Architecture, ModelSpec};
+
+/// The parts of tokenizer.json that a class may build otherwise.
+#[derive(Debug, Default, serde::Deserialize)]
+pub(super) struct Parts {
+    #[serde(default)]
+    pub(super) normalizer: Value,
+    #[serde(default)]
+    pub(super) pre_tokenizer: Value,
+    #[serde(default)]
+    model: ModelParts,
+}
+
+/// The model's settings, its vocabulary left out.
+#[derive(Debug, Default, serde::Deserialize)]
+struct ModelParts {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    unk_token: Option<String>,
+    unk_id: Option<u64>,
+    max_input_chars_per_word: Option<u64>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    fuse_unk: bool,
+    #[serde(default)]
+    byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: bool,
+}
+
+/// Names under which version 5 knows BERT's class.
+const BERT: &[&str] = &[
+    "BertTokenizer",
+    "ElectraTokenizer",
+    "LayoutLMTokenizer",
+    "LxmertTokenizer",
+    "MobileBertTokenizer",
+    "SqueezeBertTokenizer",
+];
+/// Other classes that give token types, and those that give none, in version 4 as in 5.
+const WITH_TYPES: &[&str] = &[
+    "ConvBertTokenizer",
+    "DPRContextEncoderTokenizer",
+    "DPRQuestionEncoderTokenizer",
+    "DebertaTokenizer",
+    "DebertaV2Tokenizer",
+];
+const WITHOUT_TYPES: &[&str] = &[
+    "BartTokenizer",
+    "CamembertTokenizer",
+    "DistilBertTokenizer",
+    "MPNetTokenizer",
+    "RobertaTokenizer",
+    "T5Tokenizer",
+    "XLMRobertaTokenizer",
+];
+
+/// The class that transformers takes, `Fast` left out: tokenizer_config.json's word, config.json's, else the architecture's own.
+fn class<'a>(config: Option<&'a Object>, spec: &'a ModelSpec) -> &'a str {
+    let named = config
+        .and_then(|config| config.get("tokenizer_class")?.as_str())
+        .or(spec.tokenizer_class.as_deref())
+        .unwrap_or(match spec.architecture {
+            Architecture::Bert => "BertTokenizer",
+            Architecture::Roberta => "RobertaTokenizer",
+            Architecture::XlmRoberta => "XLMRobertaTokenizer",
+            Architecture::Camembert => "CamembertTokenizer",
+        });
+    // The generic class is no class "PreTrainedTokenizer" with another ending.
+    match named {
+        "PreTrainedTokenizerFast" => named,
+        named => named.trim_end_matches("Fast"),
+    }
+}
+
+/// Whether the model is given the token types (else it takes 0), and why.
+pub(super) fn token_types(config: Option<&Object>, spec: &ModelSpec) -> (bool, String) {
+    if spec.architecture.is_roberta_family() {
+        return (false, "the RoBERTa family has none".to_owned());
+    }
+    if let Some(Value::Array(names)) = config.and_then(|config| config.get("model_input_names")) {
+        let named = names.iter().any(|name| name.as_str() == Some("token_type_ids"));
+        return (named, "tokenizer_config.json: model_input_names".to_owned());
+    }
+    let class = class(config, spec);
+    if BERT.contains(&class) || WITH_TYPES.contains(&class) {
+        return (true, format!("tokenizer class {class}"));
+    }
+    if WITHOUT_TYPES.contains(&class) {
+        return (false, format!("tokenizer class {class}"));
+    }
+    if class == "TokenizersBackend" {
+        return (
+            false,
+            "tokenizer class TokenizersBackend, which names no inputs".to_owned(),
+        );
+    }
+    // transformers 4 gave types wherever the file did not say otherwise; 5 gives none for what it has no class of its own.
+    let saved_by = spec.transformers_version.as_deref();
+    let major = saved_by.and_then(|version| version.split('.').next()?.parse::<u64>().ok());
+    let told = major.is_none_or(|major| major < 5);
+    let version = saved_by.map_or_else(|| "no transformers_version".to_owned(), |v| format!("transformers {v}"));
+    (
+        told,
+        format!("tokenizer class {class}, which names no inputs, saved by {version}"),
+    )
+}
+
+/// What the class builds: a normalizer, a pre-tokenizer and the model's settings. `None`: it takes tokenizer.json as it is, or
+/// is not known here.
+struct Built {
+    class: String,
+    normalizer: Value,
+    pre_tokenizer: Value,
+    model: Vec<(&'static str, Value)>,
+}
+
+fn built(
+    parts: &Parts,
+    unk_id: Option<u32>,
+    config: Option<&Object>,
+    spec: &ModelSpec,
+) -> Result<Option<Built>, ModelError> {
+    let flag = |field: &str, default: bool| match config.and_then(|config| Some((config, config.get(field)?))) {
+        None => Ok(default),
+        Some((_, Value::Bool(value))) => Ok(*value),
+        Some((config, value)) => Err(config.refused(field, "true or false", value)),
+    };
+    let class = class(config, spec);
+    let kind = parts.model.kind.as_deref();
+    let metaspace = |add_prefix_space: bool| {
+        let scheme = if add_prefix_space { "always" } else { "never" };
+        json!({"type": "Sequence", "pretokenizers": [
+            {"type": "WhitespaceSplit"},
+            {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true},
+        ]})
+    };
+    let (normalizer, pre_tokenizer, model) = match class {
+        class if BERT.contains(&class) && kind.is_none_or(|kind| kind == "WordPiece") => {
+            let strip_accents = config.and_then(|config| config.get("strip_accents")).cloned();
+            let unk_token = config
+                .and_then(|config| config.get("unk_token")?.as_str())
+                .unwrap_or("[UNK]");
+            let normalizer = json!({
+                "type": "BertNormalizer",
+                "clean_text": true,
+                "handle_chinese_chars": flag("tokenize_chinese_chars", true)?,
+                "strip_accents": strip_accents,
+                "lowercase": flag("do_lower_case", true)?,
+            });
+            let model = vec![
+                ("unk_token", json!(unk_token)),
+                ("continuing_subword_prefix", json!("##")),
+                ("max_input_chars_per_word", json!(100)),
+            ];
+            (normalizer, json!({"type": "BertPreTokenizer"}), model)
+        }
+        "RobertaTokenizer" if kind.is_none_or(|kind| kind == "BPE") => {
+            let add_prefix_space = flag("add_prefix_space", false)?;
+            let pre_tokenizer = json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": true});
+            let model = vec![
+                ("unk_token", Value::Null),
+                ("continuing_subword_prefix", json!("")),
+                ("end_of_word_suffix", json!("")),
+                ("fuse_unk", json!(false)),
+                ("byte_fallback", json!(false)),
+                ("ignore_merges", json!(false)),
+            ];
+            (Value::Null, pre_tokenizer, model)
+        }
+        "XLMRobertaTokenizer" | "CamembertTokenizer" if kind.is_none_or(|kind| kind == "Unigram") => {
+            let unk_id = match class {
+                "XLMRobertaTokenizer" => 3,
+                _ => unk_id.unwrap_or_default(),
+            };
+            let model = vec![("unk_id", json!(unk_id)), ("byte_fallback", json!(false))];
+            (
+                charsmap(&parts.normalizer),
+                metaspace(flag("add_prefix_space", true)?),
+                model,
+            )
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Built {
+        class: class.to_owned(),
+        normalizer,
+        pre_tokenizer,
+        model,
+    }))
+}
+
+/// The compiled map of a sentencepiece model, the one step of a normalizer that is kept.
+fn charsmap(normalizer: &Value) -> Value {
+    let is_map = |step: &&Value| step["type"] == "Precompiled";
+    let steps = normalizer["normalizers"].as_array();
+    let found = match steps {
+        Some(steps) => steps.iter().find(is_map),
+        None => Some(normalizer).filter(is_map),
+    };
+    found.cloned().unwrap_or_default()
+}
+
+/// What the class builds otherwise than tokenizer.json has it, each as `where: file, class`; none where they agree.
+pub(super) fn differences(
+    parts: &Parts,
+    unk_id: Option<u32>,
+    config: Option<&Object>,
+    spec: &ModelSpec,
+) -> Result<Vec<String>, ModelError> {
+    let Some(built) = built(parts, unk_id, config, spec)? else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    step("normalizer", &spaces_left_out(parts), &built.normalizer, &mut found);
+    step("pre_tokenizer", &parts.pre_tokenizer, &built.pre_tokenizer, &mut found);
+    let text = |value: &Option<String>| json!(value.as_deref().unwrap_or_default());
+    for (field, wanted) in &built.model {
+        let model = &parts.model;
+        let (have, wanted) = match *field {
+            "unk_token" => (text(&model.unk_token), json!(wanted.as_str().unwrap_or_default())),
+            "continuing_subword_prefix" => (text(&model.continuing_subword_prefix), wanted.clone()),
+            "end_of_word_suffix" => (text(&model.end_of_word_suffix), wanted.clone()),
+            "max_input_chars_per_word" => (json!(model.max_input_chars_per_word.unwrap_or(100)), wanted.clone()),
+            "unk_id" => (json!(model.unk_id), wanted.clone()),
+            "fuse_unk" => (json!(model.fuse_unk), wanted.clone()),
+            "byte_fallback" => (json!(model.byte_fallback), wanted.clone()),
+            _ => (json!(model.ignore_merges), wanted.clone()),
+        };
+        if have != wanted {
+            found.push(format!("model.{field} is {have}, {} {wanted}", built.class));
+        }
+    }
+    Ok(found
+        .into_iter()
+        .map(|difference| difference.replace("CLASS", &built.class))
+        .collect())
+}
+
+/// A converted sentencepiece model joins runs of spaces; split at white space, nothing of them is left to join.
+fn spaces_left_out(parts: &Parts) -> Value {
+    let splits = parts.pre_tokenizer["pretokenizers"][0]["type"] == "WhitespaceSplit";
+    let (true, Some(steps)) = (splits, parts.normalizer["normalizers"].as_array()) else {
+        return parts.normalizer.clone();
+    };
+    let joins = |step: &Value| step["type"] == "Replace" && step["pattern"] == json!({"Regex": " {2,}"});
+    let mut steps: Vec<Value> = steps.iter().filter(|step| !joins(step)).cloned().collect();
+    match steps.len() {
+        0 => Value::Null,
+        1 => steps.remove(0),
+        _ => json!({"type": "Sequence", "normalizers": steps}),
+    }
+}
+
+/// Compares two steps: field by field where they are of one type.
+fn step(place: &str, have: &Value, wanted: &Value, found: &mut Vec<String>) {
+    let kind = |value: &Value| value["type"].as_str().unwrap_or("none").to_owned();
+    if kind(have) != kind(wanted) {
+        return found.push(format!("{place} is {}, CLASS {}", kind(have), kind(wanted)));
+    }
+    for list in ["normalizers", "pretokenizers"] {
+        if let (Some(have), Some(wanted)) = (have[list].as_array(), wanted[list].as_array()) {
+            let kinds = |steps: &[Value]| steps.iter().map(kind).collect::<Vec<_>>().join(" and ");
+            if have.len() != wanted.len() {
+                return found.push(format!("{place} is {}, CLASS {}", kinds(have), kinds(wanted)));
+            }
+            for (have, wanted) in have.iter().zip(wanted) {
+                step(place, have, wanted, found);
+            }
+        }
+    }
+    let fields = wanted.as_object().into_iter().flatten();
+    // How offsets are shown changes no token. A field that is left out has the default of the library, which is the class's.
+    let counts = |field: &str| {
+        !matches!(
+            field,
+            "type" | "normalizers" | "pretokenizers" | "precompiled_charsmap" | "trim_offsets"
+        )
+    };
+    for (field, wanted) in fields.filter(|(field, _)| counts(field)) {
+        match have.get(field) {
+            Some(have) if have != wanted => found.push(format!("{place}.{field} is {have}, CLASS {wanted}")),
+            _ => {}
+        }
+    }
+}
+
+/// tokenizer.json as the class builds it.
+///
+/// Errors: the file is not JSON (the library has read it before, so that is not expected), or a flag that is none.
+pub(super) fn as_class(
+    bytes: &[u8],
+    parts: &Parts,
+    unk_id: Option<u32>,
+    config: Option<&Object>,
+    spec: &ModelSpec,
+) -> Result<Option<Vec<u8>>, ModelError> {
+    let Some(built) = built(parts, unk_id, config, spec)? else {
+        return Ok(None);
+    };
+    let Ok(mut file) = serde_json::from_slice::<Value>(bytes) else {
+        return Ok(None);
+    };
+    file["normalizer"] = built.normalizer;
+    file["pre_tokenizer"] = built.pre_tokenizer;
+    for (field, value) in built.model {
+        file["model"][field] = value;
+    }
+    Ok(Some(file.to_string().into_bytes()))
+}
