@@ -274,6 +274,44 @@ mod tests {
     }
 
     #[test]
+    fn what_changes_scores_is_shown() {
+        let shown = |name: &str| {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/reference/layout")
+                .join(name);
+            let checkpoint = Checkpoint::open(name, &folder, None).unwrap_or_else(|error| panic!("{error}"));
+            table(&describe(&checkpoint).unwrap_or_else(|error| panic!("{error}")))
+        };
+        for (name, part) in [
+            ("prompt", "query prompt  \"find: \" before every query (`query`)"),
+            (
+                "max-seq-length",
+                "24 tokens a pair (from sentence_bert_config.json: max_seq_length)",
+            ),
+            (
+                "types-generic-5",
+                "token types   none (tokenizer class TokenizersBackend, which names no inputs)",
+            ),
+            (
+                "types-generic-4",
+                "0 and 1, as in the pair (tokenizer class PreTrainedTokenizerFast, which names no inputs, saved by transformers 4.57.1)",
+            ),
+            (
+                "types-renamed-5",
+                "none (tokenizer class PreTrainedTokenizerFast, which names no inputs, saved by transformers 5.24.0)",
+            ),
+            (
+                "class-bert",
+                "model.max_input_chars_per_word is 20, BertTokenizer 100 in transformers 5 (followed: file)",
+            ),
+        ] {
+            let shown = shown(name);
+            assert!(shown.contains(part), "{name}: {shown}");
+        }
+        assert!(!shown("no-modules").contains("query prompt"));
+    }
+
+    #[test]
     fn numbers_are_readable() {
         let shown: Vec<String> = [0, 999, 1000, 22_713_217].map(grouped).to_vec();
         assert_eq!(shown, ["0", "999", "1,000", "22,713,217"]);

@@ -294,6 +294,6 @@ fn no_chat_template(dir: &Path, tokenizer_config: Option<&Object>) -> Result<(),
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "worker"))]
 #[path = "layout_tests.rs"]
 mod tests;

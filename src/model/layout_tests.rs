@@ -132,15 +132,14 @@ fn a_prompt_goes_through_the_fast_path_as_part_of_the_query() {
     let plain = open("prompt-unused", TokenizerChoice::File).1;
     assert_eq!(tokenizer.query("an egg").unwrap(), plain.query("find: an egg").unwrap());
     assert_ne!(tokenizer.query("an egg").unwrap(), plain.query("an egg").unwrap());
-    // It counts for the limit.
-    let long = "egg ".repeat(58);
-    let pair = |tokenizer: &PairTokenizer| {
-        tokenizer
-            .pair(&tokenizer.query(&long).unwrap(), "egg", false)
-            .map(|pair| pair.ids.len())
+    // It counts for the limit: a query that just fits without it does not fit with it.
+    let fits = |tokenizer: &PairTokenizer, words: usize| {
+        let query = tokenizer.query(&"egg ".repeat(words)).unwrap();
+        tokenizer.pair(&query, "egg", false).is_ok()
     };
-    assert!(pair(&plain).is_ok());
-    assert!(pair(&tokenizer).is_err());
+    let longest = |tokenizer: &PairTokenizer| (1..64).take_while(|&words| fits(tokenizer, words)).count();
+    assert!(longest(&tokenizer) > 1);
+    assert!(longest(&tokenizer) < longest(&plain));
 }
 
 /// The files of a saved CrossEncoder over a small BERT, with one file changed.
@@ -455,49 +454,4 @@ fn an_adapter_and_a_training_folder_say_what_to_do() {
         "{}",
         message()
     );
-}
-
-#[test]
-fn token_types_go_by_class_and_version() {
-    for (class, version, told) in [
-        (None, "5.24.0", true),
-        (Some("BertTokenizerFast"), "5.24.0", true),
-        (Some("ElectraTokenizer"), "5.24.0", true),
-        (Some("TokenizersBackend"), "4.57.0", false),
-        (Some("TokenizersBackend"), "5.24.0", false),
-        (Some("PreTrainedTokenizerFast"), "4.57.0", true),
-        (Some("PreTrainedTokenizerFast"), "5.0.0", false),
-        (Some("MyTokenizer"), "5.24.0", false),
-        (Some("DistilBertTokenizer"), "4.57.0", false),
-        (Some("XLMRobertaTokenizerFast"), "4.57.0", false),
-    ] {
-        for (place, names) in [
-            ("tokenizer_config.json", false),
-            ("config.json", false),
-            ("config.json", true),
-        ] {
-            let dir = tempfile::tempdir().unwrap();
-            fixtures::write_checkpoint(dir.path(), super::super::Architecture::Bert);
-            let mut config = fixtures::config(super::super::Architecture::Bert);
-            config["transformers_version"] = json!(version);
-            let mut tokenizer = json!({});
-            if place == "config.json" {
-                &mut config
-            } else {
-                &mut tokenizer
-            }
-            ["tokenizer_class"] = json!(class);
-            if names {
-                tokenizer["model_input_names"] = json!(["input_ids", "token_type_ids", "attention_mask"]);
-            }
-            fixtures::write_json(dir.path(), "config.json", &config);
-            fixtures::write_json(dir.path(), "tokenizer_config.json", &tokenizer);
-            let checkpoint = Checkpoint::open("test", dir.path(), None).unwrap();
-            let ours = PairTokenizer::open(&checkpoint).unwrap();
-            let types = ours.pair(&ours.query("the").unwrap(), "cat", true).unwrap().type_ids;
-            let expected = if told || names { vec![0, 0, 0, 1, 1] } else { vec![0; 5] };
-            assert_eq!(types, expected, "{class:?} {version} {place}");
-            assert_eq!(ours.token_types().0, told || names);
-        }
-    }
 }

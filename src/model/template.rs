@@ -111,3 +111,37 @@ pub(super) fn check_template(template: &[Piece], spec: &ModelSpec) -> Result<(),
     }
     Ok(())
 }
+
+/// What stands before or behind the document.
+pub(super) fn push_pieces(pieces: &[Piece], query: &[u32], ids: &mut Vec<u32>) {
+    for piece in pieces {
+        match piece {
+            Piece::Special { id, .. } => ids.push(*id),
+            Piece::Query { .. } => ids.extend_from_slice(query),
+            Piece::Document { .. } => {}
+        }
+    }
+}
+
+/// How many tokens of each text stay when both together may have `max`: the "longest first" strategy, which cuts the longer
+/// text down to the shorter one's length and then both alike. The odd token goes to the longer text.
+pub(super) fn kept(query: usize, document: usize, max: usize) -> (usize, usize) {
+    if query + document <= max {
+        return (query, document);
+    }
+    let (shorter, longer_was_query) = if query > document {
+        (document, true)
+    } else {
+        (query, false)
+    };
+    let (shorter, longer) = if shorter <= max / 2 {
+        (shorter, max - shorter)
+    } else {
+        (max / 2, max - max / 2)
+    };
+    if longer_was_query {
+        (longer, shorter)
+    } else {
+        (shorter, longer)
+    }
+}

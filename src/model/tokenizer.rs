@@ -12,22 +12,21 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
-use tracing::warn;
-
-use crate::choices::TokenizerChoice;
 
 use super::error::ModelError;
 use super::files::Checkpoint;
 use super::object::Object;
 use super::prefix;
 use super::spec::ModelSpec;
-use super::template::{Piece, check_template, laid_out, learn_template};
+use super::template::{Piece, check_template, kept, laid_out, learn_template, push_pieces};
 pub use super::token_cache::CacheCounts;
 #[cfg(feature = "worker")]
 pub(crate) use super::token_cache::HitCounter;
 use super::token_cache::TokenCache;
-use super::tokenizer_class::{as_class, differences, token_types};
-use super::tokenizer_files::{FileParts, Refused, follow_config, lower_first, truncation_direction};
+use super::tokenizer_class::token_types;
+use super::tokenizer_files::{
+    ReadTokenizer, Refused, follow_config, lower_first, read_tokenizer, truncation_direction,
+};
 use super::wordpiece::{Coverage, FastWordPiece};
 
 /// Why a text could not be tokenized.
@@ -103,47 +102,20 @@ impl PairTokenizer {
     /// Errors: the file cannot be read, or does not fit the model (more tokens than the model has embeddings, token types
     /// that it does not know, a limit that leaves no room for the texts).
     pub fn open(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
-        let path = &checkpoint.tokenizer;
-        // Read by ourselves, so that a missing file and a broken one are told apart.
-        let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
-        let unreadable =
-            |error: &dyn std::fmt::Display| Refused { path }.because(format!("cannot be read as a tokenizer: {error}"));
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unreadable(&error))?;
-        // As the file has them: the library merges those that share an id.
-        let FileParts {
-            added_tokens,
-            mut parts,
-        } = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
         let config = checkpoint.tokenizer_config.as_deref().map(Object::read).transpose()?;
-        let (config, spec) = (config.as_ref(), &checkpoint.spec);
-        if let Some(config) = config {
-            follow_config(&mut tokenizer, config)?;
-        }
-        // What is followed already is no difference.
-        parts.normalizer = serde_json::to_value(tokenizer.get_normalizer()).unwrap_or_default();
-        parts.pre_tokenizer = serde_json::to_value(tokenizer.get_pre_tokenizer()).unwrap_or_default();
-        let unk_id = tokenizer.token_to_id(
-            config
-                .and_then(|config| config.get("unk_token")?.as_str())
-                .unwrap_or("<unk>"),
-        );
-        let found = differences(&parts, unk_id, config, spec)?;
-        if checkpoint.tokenizer_choice == TokenizerChoice::Class
-            && !found.is_empty()
-            && let Some(bytes) = as_class(&bytes, &parts, unk_id, config, spec)?
-        {
-            tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unreadable(&error))?;
-        }
-        if !found.is_empty() {
-            warn!(
-                model = %checkpoint.id,
-                followed = %checkpoint.tokenizer_choice,
-                differences = found.join("; "),
-                "tokenizer.json and the tokenizer's class in transformers 5 differ: scores are those of the one that is followed (model.tokenizer)"
-            );
-        }
-        let mut ours = Self::new(tokenizer, &added_tokens, path, config, spec)?;
-        ours.class_differences = found;
+        let ReadTokenizer {
+            tokenizer,
+            added_tokens,
+            class_differences,
+        } = read_tokenizer(checkpoint, config.as_ref())?;
+        let mut ours = Self::new(
+            tokenizer,
+            &added_tokens,
+            &checkpoint.tokenizer,
+            config.as_ref(),
+            &checkpoint.spec,
+        )?;
+        ours.class_differences = class_differences;
         Ok(ours)
     }
 
@@ -412,40 +384,6 @@ impl PairTokenizer {
         }
         ids.extend_from_slice(encoding.get_ids());
         Ok(())
-    }
-}
-
-/// What stands before or behind the document.
-fn push_pieces(pieces: &[Piece], query: &[u32], ids: &mut Vec<u32>) {
-    for piece in pieces {
-        match piece {
-            Piece::Special { id, .. } => ids.push(*id),
-            Piece::Query { .. } => ids.extend_from_slice(query),
-            Piece::Document { .. } => {}
-        }
-    }
-}
-
-/// How many tokens of each text stay when both together may have `max`: the "longest first" strategy, which cuts the longer
-/// text down to the shorter one's length and then both alike. The odd token goes to the longer text.
-fn kept(query: usize, document: usize, max: usize) -> (usize, usize) {
-    if query + document <= max {
-        return (query, document);
-    }
-    let (shorter, longer_was_query) = if query > document {
-        (document, true)
-    } else {
-        (query, false)
-    };
-    let (shorter, longer) = if shorter <= max / 2 {
-        (shorter, max - shorter)
-    } else {
-        (max / 2, max - max / 2)
-    };
-    if longer_was_query {
-        (longer, shorter)
-    } else {
-        (shorter, longer)
     }
 }
 

@@ -322,3 +322,7 @@ pub(super) fn as_class(
     }
     Ok(Some(file.to_string().into_bytes()))
 }
+
+#[cfg(all(test, feature = "worker"))]
+#[path = "tokenizer_class_tests.rs"]
+mod tests;

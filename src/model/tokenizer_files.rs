@@ -7,10 +7,13 @@ use serde_json::Value;
 use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
+use tracing::warn;
 
 use super::error::ModelError;
+use super::files::Checkpoint;
 use super::object::Object;
-use super::tokenizer_class::Parts;
+use super::tokenizer_class::{Parts, as_class, differences};
+use crate::choices::TokenizerChoice;
 
 /// What is read of a tokenizer.json beside the tokenizer itself.
 #[derive(serde::Deserialize)]
@@ -19,6 +22,63 @@ pub(super) struct FileParts {
     pub(super) added_tokens: Vec<AddedToken>,
     #[serde(flatten)]
     pub(super) parts: Parts,
+}
+
+/// What a tokenizer.json gives.
+pub(super) struct ReadTokenizer {
+    pub(super) tokenizer: Tokenizer,
+    pub(super) added_tokens: Vec<AddedToken>,
+    /// What the tokenizer's class builds otherwise.
+    pub(super) class_differences: Vec<String>,
+}
+
+/// Reads a checkpoint's tokenizer.json, as the file or its class has it.
+///
+/// Errors: the file cannot be read, or a flag of tokenizer_config.json is none.
+pub(super) fn read_tokenizer(checkpoint: &Checkpoint, config: Option<&Object>) -> Result<ReadTokenizer, ModelError> {
+    let path = &checkpoint.tokenizer;
+    // Read by ourselves, so that a missing file and a broken one are told apart.
+    let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
+    let unreadable =
+        |error: &dyn std::fmt::Display| Refused { path }.because(format!("cannot be read as a tokenizer: {error}"));
+    let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unreadable(&error))?;
+    // As the file has them: the library merges those that share an id.
+    let FileParts {
+        added_tokens,
+        mut parts,
+    } = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
+    let spec = &checkpoint.spec;
+    if let Some(config) = config {
+        follow_config(&mut tokenizer, config)?;
+    }
+    // What is followed already is no difference.
+    parts.normalizer = serde_json::to_value(tokenizer.get_normalizer()).unwrap_or_default();
+    parts.pre_tokenizer = serde_json::to_value(tokenizer.get_pre_tokenizer()).unwrap_or_default();
+    let unk_id = tokenizer.token_to_id(
+        config
+            .and_then(|config| config.get("unk_token")?.as_str())
+            .unwrap_or("<unk>"),
+    );
+    let found = differences(&parts, unk_id, config, spec)?;
+    if checkpoint.tokenizer_choice == TokenizerChoice::Class
+        && !found.is_empty()
+        && let Some(bytes) = as_class(&bytes, &parts, unk_id, config, spec)?
+    {
+        tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unreadable(&error))?;
+    }
+    if !found.is_empty() {
+        warn!(
+            model = %checkpoint.id,
+            followed = %checkpoint.tokenizer_choice,
+            differences = found.join("; "),
+            "tokenizer.json and the tokenizer's class in transformers 5 differ: scores are those of the one that is followed (model.tokenizer)"
+        );
+    }
+    Ok(ReadTokenizer {
+        tokenizer,
+        added_tokens,
+        class_differences: found,
+    })
 }
 
 /// Which end is cut: tokenizer_config.json's word, else what tokenizer.json was saved with, else the right.

@@ -145,3 +145,14 @@ fn room_is_what_fits_before_the_mark() {
     load.add(now + MS * 100, 3000);
     assert_eq!(load.room(now, 0.8), 0);
 }
+
+#[test]
+fn the_models_prompt_counts_with_every_query() {
+    let mut load = Load::new(Duration::from_secs(1));
+    load.set_sizes(1000, 512);
+    let plain = load.estimate(100, [200, 300].into_iter());
+    let longer = load.estimate(140, [200, 300].into_iter());
+    load.set_prompt_bytes(40);
+    assert_eq!(load.estimate(100, [200, 300].into_iter()), longer);
+    assert!(longer > plain);
+}

@@ -446,7 +446,11 @@ fn refusals_are_final_and_explained() {
         };
         let error = fetch_now(&source).unwrap_err();
         assert!(!error.is_retryable(), "{error}");
-        assert_eq!(hub.seen().len(), 1, "{status} is not repeated");
+        let seen = hub.seen();
+        let looks = seen.iter().filter(|seen| seen.path.ends_with("/config.json")).count();
+        // A model without config.json may be an adapter: that is asked too, where it is not there.
+        assert_eq!(looks, 1, "{status} is not repeated");
+        assert_eq!(seen.len(), if status == 404 { 2 } else { 1 }, "{seen:?}");
         error.to_string()
     };
     let message = refused(401, None);
@@ -600,6 +604,78 @@ fn what_cannot_be_served_is_refused_before_its_weights_are_downloaded() {
     });
     let error = fetch_now(&hub.source(cache.path())).unwrap_err();
     assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
+    assert_eq!(gets(&hub.seen(), WEIGHTS), []);
+}
+
+#[test]
+fn the_files_that_change_scores_come_with_the_model() {
+    let (hub, cache) = (Hub::start(), tempfile::tempdir().unwrap());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/layout/prompt");
+    let names = [MODULES, SENTENCE_TRANSFORMERS, SENTENCE_BERT[0]];
+    hub.set(|moods| {
+        for name in names {
+            moods
+                .files
+                .insert(name.to_owned(), fs::read(folder.join(name)).unwrap());
+        }
+    });
+    let snapshot = fetch_now(&hub.source(cache.path())).unwrap();
+    let checkpoint = Checkpoint::open(ID, &snapshot.dir, None).unwrap();
+    assert_eq!(checkpoint.spec.query_prompt.unwrap().text, "find: ");
+    // A cache of an earlier version, which did not ask for them: completed at the next start, and served as it is while the
+    // hub is away.
+    let repo = repo(cache.path());
+    for name in names {
+        fs::remove_file(snapshot.dir.join(name)).unwrap();
+    }
+    let _ = fs::remove_dir_all(repo.join(".no_exist"));
+    let pinned = ModelSource {
+        revision: COMMIT.to_owned(),
+        retries_max: 0,
+        ..hub.source(cache.path())
+    };
+    hub.set(|moods| moods.always = Some(503));
+    assert_eq!(fetch_now(&pinned).unwrap(), snapshot);
+    assert!(!snapshot.dir.join(MODULES).is_file());
+    hub.set(|moods| moods.always = None);
+    fetch_now(&pinned).unwrap();
+    let completed = Checkpoint::open(ID, &snapshot.dir, None).unwrap();
+    assert_eq!(completed.spec.query_prompt.unwrap().text, "find: ");
+    // What cannot be scored is refused before its weights come.
+    let (hub, cache) = (Hub::start(), tempfile::tempdir().unwrap());
+    let folder = folder.with_file_name("message");
+    hub.set(|moods| {
+        for name in names {
+            moods
+                .files
+                .insert(name.to_owned(), fs::read(folder.join(name)).unwrap());
+        }
+    });
+    let error = fetch_now(&hub.source(cache.path())).unwrap_err().to_string();
+    assert!(error.contains("modality_config.message"), "{error}");
+    assert_eq!(gets(&hub.seen(), WEIGHTS), []);
+}
+
+#[test]
+fn an_adapter_on_the_hub_says_what_to_do() {
+    let (hub, cache) = (Hub::start(), tempfile::tempdir().unwrap());
+    hub.set(|moods| drop(moods.files.insert(ADAPTER.to_owned(), b"{}".to_vec())));
+    for config_is_there in [true, false] {
+        if !config_is_there {
+            hub.set(|moods| drop(moods.files.remove(CONFIG)));
+        }
+        for revision in ["main", COMMIT] {
+            let source = ModelSource {
+                revision: revision.to_owned(),
+                ..hub.source(cache.path())
+            };
+            let error = fetch_now(&source).unwrap_err();
+            assert!(
+                matches!(&error, ModelError::Adapter { place } if place == ID),
+                "{error}"
+            );
+        }
+    }
     assert_eq!(gets(&hub.seen(), WEIGHTS), []);
 }
 
