@@ -26,6 +26,7 @@ pub(super) const SENTENCE_BERT: [&str; 7] = [
     "sentence_xlnet_config.json",
 ];
 pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
+const CHAT_TEMPLATES: &str = "additional_chat_templates";
 
 /// The text that goes before every query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -245,8 +246,8 @@ fn modality(file: &Object) -> Result<(), ModelError> {
     let text = |field: &str| modes.get("text").and_then(|text| text.get(field)?.as_str());
     for (field, expected) in [("method", "forward"), ("method_output_name", "logits")] {
         if text(field) != Some(expected) {
-            let field = format!("modality_config.text.{field}");
-            return Err(file.refused(&field, format!("`{expected}`"), text("method").unwrap_or("nothing")));
+            let key = format!("modality_config.text.{field}");
+            return Err(file.refused(&key, format!("`{expected}`"), text(field).unwrap_or("nothing")));
         }
     }
     // Without its name the library refuses the file.
@@ -287,6 +288,14 @@ fn no_chat_template(dir: &Path, tokenizer_config: Option<&Object>) -> Result<(),
             value: Value::Null,
         };
         return Err(file.refused("template", expected, "one"));
+    }
+    let more = dir.join(CHAT_TEMPLATES);
+    if more.is_dir() {
+        let file = Object {
+            path: more,
+            value: Value::Null,
+        };
+        return Err(file.refused("template", expected, "some"));
     }
     match tokenizer_config.and_then(|file| Some((file, file.get("chat_template")?))) {
         Some((file, value)) => Err(file.refused("chat_template", expected, value)),

@@ -75,6 +75,10 @@ fn a_tokenizer_class_that_agrees_with_the_file_is_no_difference() {
                 "max_input_chars_per_word is 20, BertTokenizer 100",
             ],
         ),
+        (
+            "class-template",
+            vec!["a pair is `[CLS] query [SEP] document [SEP]`, BertTokenizer `[CLS] query [SEP] document:1 [SEP]:1`"],
+        ),
         ("class-roberta", vec!["normalizer is Lowercase, RobertaTokenizer none"]),
         (
             "class-xlmr",

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::error::ModelError;
 use super::files::Checkpoint;
 use super::object::Object;
-use super::tokenizer_class::{Parts, as_class, differences};
+use super::tokenizer_class::{Compared, Parts};
 use crate::choices::TokenizerChoice;
 
 /// What is read of a tokenizer.json beside the tokenizer itself.
@@ -51,21 +51,31 @@ pub(super) fn read_tokenizer(checkpoint: &Checkpoint, config: Option<&Object>) -
     if let Some(config) = config {
         follow_config(&mut tokenizer, config)?;
     }
+    // A length from training would cut the texts that the template is learned from; its direction is read later.
+    let truncation = tokenizer.get_truncation().cloned();
+    let cut = |tokenizer: &mut Tokenizer, truncation| {
+        let outcome = tokenizer.with_truncation(truncation).map(|_| ());
+        outcome.map_err(|error| Refused { path }.because(error.to_string()))
+    };
+    cut(&mut tokenizer, None)?;
+    tokenizer.with_padding(None);
     // What is followed already is no difference.
     parts.normalizer = serde_json::to_value(tokenizer.get_normalizer()).unwrap_or_default();
     parts.pre_tokenizer = serde_json::to_value(tokenizer.get_pre_tokenizer()).unwrap_or_default();
-    let unk_id = tokenizer.token_to_id(
-        config
-            .and_then(|config| config.get("unk_token")?.as_str())
-            .unwrap_or("<unk>"),
-    );
-    let found = differences(&parts, unk_id, config, spec)?;
+    let compared = Compared {
+        parts: &parts,
+        tokenizer: &tokenizer,
+        config,
+        spec,
+    };
+    let found = compared.differences()?;
     if checkpoint.tokenizer_choice == TokenizerChoice::Class
         && !found.is_empty()
-        && let Some(bytes) = as_class(&bytes, &parts, unk_id, config, spec)?
+        && let Some(bytes) = compared.as_class(&bytes)?
     {
         tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unreadable(&error))?;
     }
+    cut(&mut tokenizer, truncation)?;
     if !found.is_empty() {
         warn!(
             model = %checkpoint.id,
@@ -102,14 +112,17 @@ pub(super) fn truncation_direction(
         .unwrap_or_default())
 }
 
-/// What transformers' tokenizer classes take from tokenizer_config.json over tokenizer.json: BERT's normalizer and RoBERTa's
-/// leading space. The class itself supplies the defaults, so those count only where the file names the class.
+/// What transformers' tokenizer classes take from tokenizer_config.json over tokenizer.json: BERT's normalizer, RoBERTa's
+/// leading space, and whether a special token spelt out in a text is one. The class itself supplies the defaults, so those count only where the file names the class.
 pub(super) fn follow_config(tokenizer: &mut Tokenizer, config: &Object) -> Result<(), ModelError> {
     let flag = |field: &str, default: Option<bool>| match config.get(field) {
         None => Ok(default),
         Some(Value::Bool(value)) => Ok(Some(*value)),
         Some(value) => Err(config.refused(field, "true or false", value)),
     };
+    if flag("split_special_tokens", None)? == Some(true) {
+        tokenizer.set_encode_special_tokens(true);
+    }
     let class = config
         .string("tokenizer_class")?
         .unwrap_or_default()

@@ -203,7 +203,15 @@ def main() -> None:
         value["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}
         value["model"]["unk_id"] = 1
 
-    for name, kind, change in (("class-bert", "bert", odd_bert), ("class-roberta", "roberta", odd_roberta), ("class-xlmr", "xlmr", odd_xlmr)):
+    # The class lays out a pair by itself too, whatever the file's post-processor says.
+    def odd_template(value):
+        for piece in value["post_processor"]["pair"]:
+            for part in piece.values():
+                part["type_id"] = 0
+
+    folder = encoder(out / "split-special", "bert", split_special_tokens=True)
+    write(folder, prompt=None, cases=judged(folder))
+    for name, kind, change in (("class-template", "bert", odd_template), ("class-bert", "bert", odd_bert), ("class-roberta", "roberta", odd_roberta), ("class-xlmr", "xlmr", odd_xlmr)):
         folder = encoder(out / name, kind, edit_tokenizer=change)
         by_class = judged(folder)
         named = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))["tokenizer_class"]
