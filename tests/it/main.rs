@@ -15,6 +15,7 @@ mod gateway;
 mod group;
 mod health;
 mod identity;
+mod layout;
 mod lifecycle;
 mod memory;
 mod outage;
