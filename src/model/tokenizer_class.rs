@@ -8,19 +8,22 @@
 //! what differs, and [`Compared::as_class`] makes the tokenizer that the class makes.
 
 use serde_json::{Value, json};
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 use super::error::ModelError;
 use super::object::Object;
 use super::spec::{Architecture, ModelSpec};
 use super::template::{Piece, learn_template};
 
-/// The parts of tokenizer.json that a class may build otherwise.
-#[derive(Debug, Default, serde::Deserialize)]
+/// What is read of a tokenizer.json beside the tokenizer itself: its added tokens, and the parts that a class may build otherwise.
+#[derive(serde::Deserialize)]
 pub(super) struct Parts {
     #[serde(default)]
+    pub(super) added_tokens: Vec<AddedToken>,
+    /// As they are followed: set by who reads the file.
+    #[serde(skip)]
     pub(super) normalizer: Value,
-    #[serde(default)]
+    #[serde(skip)]
     pub(super) pre_tokenizer: Value,
     #[serde(default)]
     model: ModelParts,

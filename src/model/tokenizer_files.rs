@@ -15,15 +15,6 @@ use super::object::Object;
 use super::tokenizer_class::{Compared, Parts};
 use crate::choices::TokenizerChoice;
 
-/// What is read of a tokenizer.json beside the tokenizer itself.
-#[derive(serde::Deserialize)]
-pub(super) struct FileParts {
-    #[serde(default)]
-    pub(super) added_tokens: Vec<AddedToken>,
-    #[serde(flatten)]
-    pub(super) parts: Parts,
-}
-
 /// What a tokenizer.json gives.
 pub(super) struct ReadTokenizer {
     pub(super) tokenizer: Tokenizer,
@@ -43,10 +34,7 @@ pub(super) fn read_tokenizer(checkpoint: &Checkpoint, config: Option<&Object>) -
         |error: &dyn std::fmt::Display| Refused { path }.because(format!("cannot be read as a tokenizer: {error}"));
     let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unreadable(&error))?;
     // As the file has them: the library merges those that share an id.
-    let FileParts {
-        added_tokens,
-        mut parts,
-    } = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
+    let mut parts: Parts = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
     let spec = &checkpoint.spec;
     if let Some(config) = config {
         follow_config(&mut tokenizer, config)?;
@@ -86,7 +74,7 @@ pub(super) fn read_tokenizer(checkpoint: &Checkpoint, config: Option<&Object>) -
     }
     Ok(ReadTokenizer {
         tokenizer,
-        added_tokens,
+        added_tokens: parts.added_tokens,
         class_differences: found,
     })
 }
