@@ -10,6 +10,8 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use crate::nats::Sessions;
+
 /// The key that is watched.
 const KEY: &str = "enabled";
 /// The pause before a lost watch is taken up again; each failure doubles it, up to [`PAUSE_MAX`].
@@ -34,7 +36,7 @@ pub(crate) fn parse_switch(text: &str) -> Option<bool> {
 
 /// Watches `bucket` for as long as the returned receiver or a clone of it lives. It holds `configured` until the bucket
 /// says otherwise, and again once the key is deleted. What the bucket said last holds while JetStream is away.
-pub(crate) fn watch_switch(client: async_nats::Client, bucket: String, configured: bool) -> watch::Receiver<bool> {
+pub(crate) fn watch_switch(sessions: Sessions, bucket: String, configured: bool) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(configured);
     tokio::spawn(async move {
         let mut pause = PAUSE_MIN;
@@ -42,11 +44,19 @@ pub(crate) fn watch_switch(client: async_nats::Client, bucket: String, configure
         let keep_on = async {
             loop {
                 // What is asked without a connection is answered late, and keeps the next try waiting.
-                while client.connection_state() != State::Connected {
+                while sessions.client().connection_state() != State::Connected {
                     pause = PAUSE_MIN;
                     tokio::time::sleep(PAUSE_MIN).await;
                 }
-                let followed = follow(&client, &bucket, configured, &sender, &mut pause, &mut complained).await;
+                let followed = follow(
+                    &sessions.client(),
+                    &bucket,
+                    configured,
+                    &sender,
+                    &mut pause,
+                    &mut complained,
+                )
+                .await;
                 // Once for each loss, not for each try.
                 if let Err(error) = followed
                     && !std::mem::replace(&mut complained, true)

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::inbox::{self, Inbox};
-use crate::nats::{self, ConnectError, ConnectPlan, ConnectionSettings};
+use crate::nats::{ConnectError, ConnectPlan, ConnectionSettings, Sessions};
 use crate::protocol::headers::BUDGET_MAX;
 use crate::protocol::{
     DEFAULT_SUBJECT, Encoding, Refusal, RefusalKind, Reply, Request, ScoreActivation, TraceContext, headers,
@@ -55,7 +55,7 @@ const PLAN: ConnectPlan = ConnectPlan {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Caller {
-    client: async_nats::Client,
+    sessions: Sessions,
     inbox: Arc<Inbox>,
 }
 
@@ -159,8 +159,8 @@ impl Caller {
     /// # Errors
     /// No connection could be made: says with which server, why, and what to look at.
     pub async fn connect(settings: &ConnectionSettings) -> Result<Caller, ConnectError> {
-        let client = nats::connect(settings, PLAN, on_event()).await?;
-        Caller::over(client).await
+        let sessions = Sessions::connect(settings, PLAN, on_event()).await?;
+        Caller::over(sessions).await
     }
 
     /// A caller whose connection is made in the background, however long that takes, so that a program can start before
@@ -170,34 +170,34 @@ impl Caller {
     /// The settings are wrong, or a file that they name. A server that cannot be reached, or that does not accept the
     /// credentials, is no error here: a warning in the log says so.
     pub async fn connect_lazy(settings: &ConnectionSettings) -> Result<Caller, ConnectError> {
-        let client = nats::connect_lazy(settings, PLAN, on_event()).await?;
-        Caller::over(client).await
+        let sessions = Sessions::connect_lazy(settings, PLAN, on_event()).await?;
+        Caller::over(sessions).await
     }
 
-    async fn over(client: async_nats::Client) -> Result<Caller, ConnectError> {
-        let inbox = Inbox::open(&client)
+    async fn over(sessions: Sessions) -> Result<Caller, ConnectError> {
+        let inbox = Inbox::open(&sessions)
             .await
             .map_err(|error| ConnectError::settings(format!("`nats.inbox_prefix`: {error}")))?;
         Ok(Caller {
-            client,
+            sessions,
             inbox: Arc::new(inbox),
         })
     }
 
     /// Whether there is a connection at present.
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.sessions.client().connection_state() == State::Connected
     }
 
     /// The NATS server's limit on body and headers of a message together, in bytes; before the first connection what
     /// servers take unless configured otherwise.
     pub fn max_payload(&self) -> usize {
-        self.client.max_payload()
+        self.sessions.client().max_payload()
     }
 
     /// The connection itself, for what is not a request.
-    pub(super) fn client(&self) -> &async_nats::Client {
-        &self.client
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     /// Asks for a ranking and waits for it, for `options.timeout` at most, whatever the connection does.
@@ -240,9 +240,10 @@ impl Caller {
             return Err(timed_out);
         }
         let bytes = ask.body.len();
+        let client = self.sessions.client();
         let exchange = async {
             let mut awaited = self.inbox.expect();
-            self.client
+            client
                 .publish_with_reply_and_headers(
                     subject.to_owned(),
                     awaited.subject(),
@@ -253,7 +254,7 @@ impl Caller {
                 .map_err(|error| match error.kind() {
                     PublishErrorKind::MaxPayloadExceeded => CallError::TooLarge {
                         bytes,
-                        bytes_max: self.client.max_payload(),
+                        bytes_max: client.max_payload(),
                     },
                     PublishErrorKind::InvalidSubject => CallError::InvalidSubject {
                         subject: subject.to_owned(),

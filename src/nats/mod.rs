@@ -11,9 +11,15 @@ use async_nats::{ConnectOptions, ServerAddr};
 
 mod error;
 #[cfg(test)]
+pub(crate) mod fake_server;
+mod session;
+#[cfg(test)]
 mod tests;
 
 pub use error::{ConnectError, ConnectErrorKind};
+#[cfg(feature = "worker")]
+pub(crate) use session::Session;
+pub(crate) use session::Sessions;
 
 /// Where and as whom to connect. Plain data; nothing is opened or read before a connection is made.
 ///

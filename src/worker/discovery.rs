@@ -12,6 +12,7 @@ use super::decode::RequestLimits;
 use super::group::GroupAddress;
 use super::snapshot::{ModelFacts, Snapshot};
 use super::status::Status;
+use crate::nats::Sessions;
 use crate::protocol::{Encoding, RefusalKind};
 use crate::telemetry::process;
 
@@ -178,8 +179,20 @@ fn data(read: &Snapshot) -> Value {
     })
 }
 
-/// Answers until the connection is closed or this is dropped.
-pub(super) async fn answer_discovery(client: async_nats::Client, service: Service, status: Arc<Status>) {
+/// Answers for as long as there are sessions, or until this is dropped.
+pub(super) async fn answer_discovery(sessions: Sessions, service: Service, status: Arc<Status>) {
+    let mut session = sessions.now();
+    loop {
+        answer_session(&session.client, &service, &status).await;
+        match sessions.after(session.number).await {
+            Some(next) => session = next,
+            None => return,
+        }
+    }
+}
+
+/// Answers until the session ends.
+async fn answer_session(client: &async_nats::Client, service: &Service, status: &Status) {
     let mut subscriptions = Vec::with_capacity(9);
     for (verb, subject) in service.subjects() {
         // Not in a queue group: every worker answers.
@@ -191,7 +204,7 @@ pub(super) async fn answer_discovery(client: async_nats::Client, service: Servic
     let mut asked = select_all(subscriptions);
     while let Some((verb, message)) = asked.next().await {
         let Some(reply_to) = message.reply else { continue };
-        let body = service.reply(verb, &status).to_string();
+        let body = service.reply(verb, status).to_string();
         let room = client.server_info().max_payload.min(REPLY_BYTES_MAX);
         if body.len() > room {
             tracing::warn!(

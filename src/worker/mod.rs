@@ -61,7 +61,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::model::ModelError;
 use crate::model::engine::{EngineInfo, LIBTORCH_VERSION};
-use crate::nats;
+use crate::nats::{self, Sessions};
 use crate::protocol::{Refusal, RefusalKind};
 use crate::switch;
 use crate::telemetry::names;
@@ -178,8 +178,8 @@ async fn serve(
         let link = link.clone();
         move |event| link.on_event(event)
     };
-    let client = tokio::select! {
-        client = nats::connect(&settings.connection, plan, on_event) => client?,
+    let sessions = tokio::select! {
+        sessions = Sessions::connect(&settings.connection, plan, on_event) => sessions?,
         // Nothing was taken, so nothing is owed.
         _ = stopped.wait_for(|&stop| stop) => return Ok(()),
     };
@@ -187,7 +187,7 @@ async fn serve(
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
     let publisher = tokio::spawn(reply::publish_answers(
-        client.clone(),
+        sessions.clone(),
         worker_id.clone(),
         engine.info.activation,
         status.clone(),
@@ -233,7 +233,7 @@ async fn serve(
     let discovery = status.model_facts().map(|model| {
         let name = &settings.service_name;
         let service = discovery::Service::new(name, &worker_id, address.clone(), &settings.limits, &model, &status);
-        tokio::spawn(discovery::answer_discovery(client.clone(), service, status.clone()))
+        tokio::spawn(discovery::answer_discovery(sessions.clone(), service, status.clone()))
     });
     let joined = || {
         tracing::info!(
@@ -249,7 +249,7 @@ async fn serve(
     };
     // Without a bucket the sender is kept here, so that the switch stays as it is.
     let (_configured, switch) = match settings.switch_bucket {
-        Some(bucket) => (None, switch::watch_switch(client.clone(), bucket, settings.enabled)),
+        Some(bucket) => (None, switch::watch_switch(sessions.clone(), bucket, settings.enabled)),
         None => {
             let (sender, receiver) = watch::channel(settings.enabled);
             (Some(sender), receiver)
@@ -266,9 +266,9 @@ async fn serve(
         wish.clone(),
     ));
     let outcome = {
-        let group = Group::new(client.clone(), address, settings.subscription_capacity);
+        let group = Group::new(sessions.client(), address, settings.subscription_capacity);
         let receiver = Receiver {
-            client: &client,
+            sessions: &sessions,
             outbox: &outbox,
             status: &status,
             link: &link,
@@ -293,7 +293,7 @@ async fn serve(
                 after.as_millis()
             ))),
             error = link.lost() => Ok(error),
-            () = link.check(&client) => Err(Ok(())),
+            () = link.check(&sessions) => Err(Ok(())),
         };
         match failed {
             Err(outcome) => outcome,
@@ -319,7 +319,7 @@ async fn serve(
         queue,
         gatherer,
         engine,
-        flush: client.flush(),
+        flush: async move { sessions.client().flush().await },
         publisher,
         deadlines,
     };

@@ -13,11 +13,14 @@ use super::group::Group;
 use super::state::{LeaveReason, State};
 use super::status::Status;
 use super::ticket::{Outbox, Place};
+use crate::nats::{Session, Sessions};
 use crate::protocol::RequestHeaders;
 use crate::telemetry::names;
 
 /// How often a worker whose room has changed looks whether to ask for more.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long the next session may take to begin; it need not be connected by then.
+const SESSION_MAX: Duration = Duration::from_secs(5);
 
 /// What this worker could take now.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +46,7 @@ pub(super) enum Wish {
 
 /// What receiving stands on.
 pub(super) struct Receiver<'a, Space, Joined, Take> {
-    pub(super) client: &'a async_nats::Client,
+    pub(super) sessions: &'a Sessions,
     pub(super) outbox: &'a Outbox,
     pub(super) status: &'a Status,
     pub(super) link: &'a Link,
@@ -68,9 +71,11 @@ where
     /// about to stop. Returns when `wish` ends.
     pub(super) async fn receive(&self, mut group: Group, mut wish: watch::Receiver<Wish>) -> Result<(), WorkerError> {
         // Begun with the first subscription; over once the server had time to forbid it.
-        let mut confirming = std::pin::pin!(self.link.round_trip(self.client, &self.own_subject));
+        let mut session = self.sessions.now();
+        let first = session.client.clone();
+        let mut confirming = std::pin::pin!(self.link.round_trip(&first, &self.own_subject));
         let (mut subscribed, mut confirmed, mut member) = (false, false, false);
-        let mut elsewhere = Box::pin(self.link.elsewhere(self.client));
+        let mut elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
         loop {
             // A sender that is gone can wish for nothing any more.
             let wished = if wish.has_changed().is_ok() {
@@ -80,7 +85,15 @@ where
             };
             let Room { requests, at_rest } = (self.room)();
             let renewed = match wished {
-                Wish::In => group.renew(requests).await.map_err(WorkerError::Subscription)?,
+                Wish::In => match group.renew(requests).await {
+                    Ok(renewed) => renewed,
+                    Err(error) => {
+                        session = self.next_session(&session, error).await?;
+                        group.begin_on(session.client.clone());
+                        elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
+                        continue;
+                    }
+                },
                 // What was asked for still comes; no more is asked for.
                 Wish::Full => false,
                 Wish::Off | Wish::End => {
@@ -89,7 +102,7 @@ where
                     } else {
                         LeaveReason::End
                     };
-                    self.leave(&mut group, &mut member, reason).await;
+                    self.leave(&session, &mut group, &mut member, reason).await;
                     if wished == Wish::End {
                         return Ok(());
                     }
@@ -99,8 +112,8 @@ where
                         // The guard is dropped here: it must not be held while waiting.
                         () = async { let _ = wish.wait_for(|&wish| wish != Wish::Off).await; } => {}
                         () = &mut elsewhere => {
-                            self.link.move_on(self.client).await;
-                            elsewhere = Box::pin(self.link.elsewhere(self.client));
+                            self.link.move_on(&session.client).await;
+                            elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
                         }
                     }
                     continue;
@@ -127,10 +140,10 @@ where
                 biased;
                 _ = wish.changed() => {}
                 () = &mut elsewhere => {
-                    self.leave(&mut group, &mut member, LeaveReason::End).await;
+                    self.leave(&session, &mut group, &mut member, LeaveReason::End).await;
                     self.status.set_state(State::Connecting);
-                    self.link.move_on(self.client).await;
-                    elsewhere = Box::pin(self.link.elsewhere(self.client));
+                    self.link.move_on(&session.client).await;
+                    elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
                 }
                 () = &mut confirming, if subscribed && !confirmed => {
                     confirmed = true;
@@ -142,10 +155,18 @@ where
                             return Err(WorkerError::Subscription("nothing can be answered any more".to_owned()));
                         }
                     }
+                    // All subscriptions end at once, with the client library's task.
                     None => {
-                        self.status.left(LeaveReason::End);
                         let closed = "the subscription ended: the connection to NATS is closed";
-                        return Err(WorkerError::Subscription(closed.to_owned()));
+                        session = match self.next_session(&session, closed.to_owned()).await {
+                            Ok(session) => session,
+                            Err(error) => {
+                                self.status.left(LeaveReason::End);
+                                return Err(error);
+                            }
+                        };
+                        group.begin_on(session.client.clone());
+                        elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
                     }
                 },
                 // Room comes back without a message when work is done.
@@ -154,11 +175,18 @@ where
         }
     }
 
+    /// The session after this one, which has ended: the worker stays what it is, its subscriptions are to be made anew.
+    /// Without one in time, `error` stands.
+    async fn next_session(&self, session: &Session, error: String) -> Result<Session, WorkerError> {
+        let next = tokio::time::timeout(SESSION_MAX, self.sessions.after(session.number)).await;
+        next.ok().flatten().ok_or(WorkerError::Subscription(error))
+    }
+
     /// Leaves the group, and passes on what still comes.
-    async fn leave(&self, group: &mut Group, member: &mut bool, reason: LeaveReason) {
+    async fn leave(&self, session: &Session, group: &mut Group, member: &mut bool, reason: LeaveReason) {
         group.leave().await;
         let mut drained = false;
-        let round_trip = async || self.link.round_trip(self.client, &self.own_subject).await;
+        let round_trip = async || self.link.round_trip(&session.client, &self.own_subject).await;
         while let Some(message) = group.next_leaving(&mut drained, round_trip).await {
             self.pass_on(message).await;
         }
