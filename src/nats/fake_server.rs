@@ -92,11 +92,14 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
                 let mut all = state.subscriptions.lock().expect("no panic");
                 all.push((subject, number, out.clone()));
             }
-            Some("PUB") => {
+            // With headers, they are handed on as a part of the body.
+            Some(verb @ ("PUB" | "HPUB")) => {
                 let length: usize = words[words.len() - 1].parse().expect("a length");
                 let mut body = vec![0; length + 2];
                 input.read_exact(&mut body).await.expect("a body");
-                deliver(&state, &words[1], &body).await;
+                let plain = if verb == "PUB" { 3 } else { 4 };
+                let reply_to = (words.len() > plain).then(|| words[2].as_str());
+                deliver(&state, &words[1], reply_to, &body).await;
             }
             _ => {}
         }
@@ -108,7 +111,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     state.open.fetch_sub(1, Ordering::SeqCst);
 }
 
-async fn deliver(state: &State, subject: &str, body_and_end: &[u8]) {
+async fn deliver(state: &State, subject: &str, reply_to: Option<&str>, body_and_end: &[u8]) {
     let to: Vec<Subscription> = {
         let all = state.subscriptions.lock().expect("no panic");
         let hears = |wanted: &str| match wanted.strip_suffix('*') {
@@ -118,7 +121,8 @@ async fn deliver(state: &State, subject: &str, body_and_end: &[u8]) {
         all.iter().filter(|(wanted, ..)| hears(wanted)).cloned().collect()
     };
     for (_, number, out) in to {
-        let mut message = format!("MSG {subject} {number} {}\r\n", body_and_end.len() - 2).into_bytes();
+        let reply_to = reply_to.map_or_else(String::new, |reply_to| format!("{reply_to} "));
+        let mut message = format!("MSG {subject} {number} {reply_to}{}\r\n", body_and_end.len() - 2).into_bytes();
         message.extend_from_slice(body_and_end);
         let _ = out.send(message).await;
     }

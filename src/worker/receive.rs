@@ -227,3 +227,80 @@ where
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::nats::ConnectPlan;
+    use crate::nats::fake_server::FakeServer;
+    use crate::worker::group::GroupAddress;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    async fn sessions(server: &FakeServer) -> Sessions {
+        let plan = ConnectPlan {
+            retries_max: 0,
+            subscription_capacity: 64,
+            client_capacity: 64,
+        };
+        let sessions = Sessions::connect(&server.settings(), plan, |_| {}).await;
+        sessions.expect("a session")
+    }
+
+    /// Asks until what was asked is taken.
+    async fn ask(caller: &Sessions, body: &'static str, taken: &Mutex<Vec<String>>) {
+        let client = caller.client();
+        let asked = async {
+            while !taken.lock().expect("no panic").iter().any(|one| one == body) {
+                let sent = client.publish_with_reply("score", "_INBOX.x", body.into());
+                sent.await.expect("a publish");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.expect("taken in time");
+    }
+
+    #[tokio::test]
+    async fn a_worker_outlives_the_client_librarys_task() {
+        let server = FakeServer::start().await;
+        let (worker, caller) = (sessions(&server).await, sessions(&server).await);
+        let address = GroupAddress {
+            subject: "score".to_owned(),
+            queue_group: "rerank".to_owned(),
+        };
+        let status = Status::new();
+        let link = Link::new(address.clone(), status.clone());
+        let (outbox, _outgoing) = Outbox::new(64);
+        let taken = Mutex::new(Vec::new());
+        let group = Group::new(worker.client(), address, 64);
+        let receiver = Receiver {
+            sessions: &worker,
+            outbox: &outbox,
+            status: &status,
+            link: &link,
+            own_subject: "own".to_owned(),
+            room: || Room {
+                requests: None,
+                at_rest: true,
+            },
+            joined: || {},
+            take: |incoming: Incoming, _place: Place| {
+                let body = String::from_utf8(incoming.body.to_vec()).expect("text");
+                taken.lock().expect("no panic").push(body);
+            },
+        };
+        let (wish, wished) = watch::channel(Wish::In);
+        let asking = async {
+            ask(&caller, "before", &taken).await;
+            // It ends the library's task, as a panic would.
+            worker.client().drain().await.expect("a drain");
+            ask(&caller, "after", &taken).await;
+            wish.send_replace(Wish::End);
+        };
+        let (served, ()) = tokio::join!(receiver.receive(group, wished), asking);
+        served.expect("a worker that goes on");
+        assert_eq!(worker.now().number, 2);
+    }
+}

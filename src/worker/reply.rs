@@ -330,3 +330,95 @@ fn reply_headers(encoding: Encoding, worker_id: &str, refusal: Option<&Refusal>)
     }
     map
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::nats::ConnectPlan;
+    use crate::nats::fake_server::FakeServer;
+    use crate::worker::group::GroupAddress;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn answer(body: &'static str) -> Published {
+        Published {
+            reply_to: "inbox".to_owned(),
+            headers: async_nats::HeaderMap::new(),
+            body: body.into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_leaves_by_the_next_session_and_none_leaves_twice() {
+        let server = FakeServer::start().await;
+        let plan = ConnectPlan {
+            retries_max: 0,
+            subscription_capacity: 64,
+            client_capacity: 64,
+        };
+        let sessions = Sessions::connect(&server.settings(), plan, |_| {})
+            .await
+            .expect("a session");
+        let caller = Sessions::connect(&server.settings(), plan, |_| {})
+            .await
+            .expect("a session");
+        let mut inbox = caller.client().subscribe("inbox").await.expect("a subscription");
+        caller.client().flush().await.expect("a flush");
+        let address = GroupAddress {
+            subject: "score".to_owned(),
+            queue_group: "rerank".to_owned(),
+        };
+        let mut way = Way::new(sessions.clone(), Link::new(address, Status::new()));
+        let until = Instant::now() + PATIENCE;
+        way.publish(answer("first"), until).await.expect("a publish");
+        // The library's task takes it, and ends before anybody has asked whether it has left.
+        sessions.client().drain().await.expect("a drain");
+        tokio::time::timeout(PATIENCE, sessions.after(1))
+            .await
+            .expect("in time")
+            .expect("a session");
+        way.publish(answer("second"), until).await.expect("a publish");
+        assert!(way.has_left(until).await && way.unconfirmed.is_empty());
+        let mut heard = Vec::new();
+        while heard.last().is_none_or(|last| last != "second") {
+            let message = tokio::time::timeout(PATIENCE, inbox.next()).await.expect("in time");
+            heard.push(message.expect("a message").payload);
+        }
+        assert_eq!(heard, ["first", "second"]);
+    }
+
+    #[tokio::test]
+    async fn what_the_ended_task_had_not_taken_leaves_by_the_next_session() {
+        let server = FakeServer::start().await;
+        let plan = ConnectPlan {
+            retries_max: 0,
+            subscription_capacity: 64,
+            client_capacity: 64,
+        };
+        let sessions = Sessions::connect(&server.settings(), plan, |_| {})
+            .await
+            .expect("a session");
+        let address = GroupAddress {
+            subject: "score".to_owned(),
+            queue_group: "rerank".to_owned(),
+        };
+        let mut way = Way::new(sessions.clone(), Link::new(address, Status::new()));
+        sessions.client().drain().await.expect("a drain");
+        let next = tokio::time::timeout(PATIENCE, sessions.after(1))
+            .await
+            .expect("in time");
+        let mut heard = next
+            .expect("a session")
+            .client
+            .subscribe("inbox")
+            .await
+            .expect("a subscription");
+        // Handed over when the task had already ended: the library had room, and nobody took it.
+        way.unconfirmed.push(answer("lost"));
+        assert!(way.next_session(Instant::now() + PATIENCE).await);
+        let message = tokio::time::timeout(PATIENCE, heard.next()).await.expect("in time");
+        assert_eq!(message.expect("a message").payload, "lost");
+    }
+}
