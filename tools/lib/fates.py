@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 
 # Causes, with what they mean. A run whose requests all have one explains itself.
 CAUSES = {
-    "held by a killed worker": "sent to a worker that was killed before its answer had left",
+    "held by a killed worker": "sent to a worker that was killed before its answer had left; also before the server had noticed",
     "worker paused": "its worker was stopped (SIGSTOP) meanwhile",
     "worker without CPU": "its worker waited for a processor, by the kernel's own count, for most of what was late",
     "server without CPU": "the NATS server waited for a processor for most of what was late",
@@ -74,7 +74,8 @@ class Trail:
 class Facts:
     """What happened meanwhile."""
 
-    killed: dict[str, list[float]] = field(default_factory=dict)
+    # By the name of a process, which one that is started in its place does not bear.
+    killed: dict[str, float] = field(default_factory=dict)
     paused: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     losses: dict[str, list[float]] = field(default_factory=dict)  # of workers' connections
     caller_losses: list[float] = field(default_factory=list)
@@ -140,7 +141,7 @@ def missing(request: Request, trail: Trail, facts: Facts, until: float) -> str:
         return "caller's server in lame duck" if gone and facts.lame_ducks else UNEXPLAINED
     if trail.handed is None:
         return "lost on a route" if trail.routed else UNEXPLAINED
-    if any_within(facts.killed.get(worker, []), trail.handed - SLACK, until) and trail.reply_taken is None:
+    if facts.killed.get(worker, until) < until and trail.reply_taken is None:
         return "held by a killed worker"
     if trail.outcome == "dropped":
         return "answer dropped by its worker"
