@@ -95,6 +95,11 @@ class CameLate(unittest.TestCase):
         self.assertEqual(cause(late(2.315), held_up), fates.UNEXPLAINED)
 
 
+    def test_the_servers_own_answer_that_was_read_late(self):
+        nobody = replace(SENT, replied=2.5, kind="no responders")
+        self.assertEqual(cause(nobody, Trail(taken=1.001), waits=waits("caller", 1.1, 2.4)), "caller without CPU")
+
+
 class Usual(unittest.TestCase):
     def test_medians_of_what_was_in_time(self):
         found = fates.usual([late(1.016), replace(late(9.0), number=8)], {7: WHOLE, 8: replace(WHOLE, answered=8.9)})

@@ -106,12 +106,13 @@ def overlaps(windows: list[tuple[float, float]], begin: float, end: float) -> bo
 
 def stages(request: Request, trail: Trail) -> dict[str, tuple[float, float]]:
     """The stages of a request's way that it went through, each from when to when."""
-    points = [request.due, trail.taken, trail.handed, trail.received, trail.answered, trail.reply_taken, request.replied]
-    found = {}
-    for name, begin, end in zip(STAGES, points, points[1:]):
-        if begin is not None and end is not None:
+    points = [trail.taken, trail.handed, trail.received, trail.answered, trail.reply_taken, request.replied]
+    found, begin = {}, request.due
+    for name, end in zip(STAGES, points):
+        # A server's own answer (no responders) has no stages in between.
+        if end is not None:
             # What two processes write down of one moment may stand the wrong way round.
-            found[name] = (begin, max(begin, end))
+            begin, found[name] = max(begin, end), (begin, max(begin, end))
     return found
 
 
