@@ -51,14 +51,18 @@ class NothingCame(unittest.TestCase):
 
     def test_connection_lost(self):
         unread = Trail(taken=1.0, handed=1.0, worker="w")
-        self.assertEqual(cause(SENT, unread, losses={"w": [1.001]}), "worker's connection lost")
-        self.assertEqual(cause(SENT, unread, losses={"w": [5.0]}), fates.UNEXPLAINED)
+        self.assertEqual(cause(SENT, unread, losses={"w": [(1.001, 1.004)]}), "worker's connection lost")
+        # The server has not noticed yet, and goes on sending.
+        self.assertEqual(cause(SENT, unread, losses={"w": [(0.7, 1.01)]}), "worker's connection lost")
+        self.assertEqual(cause(SENT, unread, losses={"w": [(5.0, 5.1)]}), fates.UNEXPLAINED)
         sent = Trail(taken=1.0, handed=1.0, worker="w", received=1.0, answered=1.6, outcome="scored")
-        self.assertEqual(cause(SENT, sent, losses={"w": [1.601]}), "worker's connection lost")
+        self.assertEqual(cause(SENT, sent, losses={"w": [(1.601, 1.7)]}), "worker's connection lost")
 
     def test_dropped_by_its_worker(self):
-        dropped = Trail(taken=1.0, handed=1.0, worker="w", received=1.0, answered=2.1, outcome="dropped")
+        dropped = Trail(taken=1.0, handed=1.0, worker="w", received=1.0, answered=1.9, outcome="dropped")
         self.assertEqual(cause(SENT, dropped), "answer dropped by its worker")
+        # Too late in any case.
+        self.assertEqual(cause(SENT, replace(dropped, answered=2.1), waits=waits("w", 1.0, 2.0)), "worker without CPU")
 
     def test_lost_on_a_route(self):
         self.assertEqual(cause(SENT, Trail(taken=1.0, routed=True)), "lost on a route")
@@ -132,12 +136,14 @@ class Logs(unittest.TestCase):
             f'{{"timestamp":"2026-01-02T03:04:05.000100Z","message":"received","trace_id":"{number}"}}',
             f'{{"timestamp":"2026-01-02T03:04:05.000300Z","message":"answered","trace_id":"{number}","span":{{"outcome":"refused","kind":"overloaded"}}}}',
             '{"timestamp":"2026-01-02T03:04:06.000000Z","message":"the connection to NATS is lost: reconnecting"}',
+            '{"timestamp":"2026-01-02T03:04:06.002000Z","message":"connected to NATS"}',
             '{"timestamp":"2026-01-02T03:04:0',
         ]
         trails, losses = {}, []
         fates.read_worker("w", lines, trails, losses)
         trail = trails[7]
-        self.assertEqual((trail.worker, trail.outcome, trail.refusal, len(losses)), ("w", "refused", "overloaded", 1))
+        self.assertEqual((trail.worker, trail.outcome, trail.refusal), ("w", "refused", "overloaded"))
+        self.assertEqual([round(back - lost, 3) for lost, back in losses], [0.002])
         self.assertAlmostEqual(trail.answered - trail.received, 0.0002, places=5)
 
     def test_every_cause_is_described(self):

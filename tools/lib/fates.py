@@ -10,7 +10,7 @@ import bisect
 import json
 import re
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 # Causes, with what they mean. A run whose requests all have one explains itself.
@@ -77,7 +77,9 @@ class Facts:
     # By the name of a process, which one that is started in its place does not bear.
     killed: dict[str, float] = field(default_factory=dict)
     paused: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    losses: dict[str, list[float]] = field(default_factory=dict)  # of workers' connections
+    # Of workers' connections, from the loss to the next one. async-nats keeps the old socket open until the new one stands, so
+    # that the server goes on sending into it.
+    losses: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     caller_losses: list[float] = field(default_factory=list)
     lame_ducks: list[tuple[float, float]] = field(default_factory=list)
     # For each process: (time, seconds waited for a processor since its start), in order of time.
@@ -144,10 +146,13 @@ def missing(request: Request, trail: Trail, facts: Facts, until: float) -> str:
         return "lost on a route" if trail.routed else UNEXPLAINED
     if facts.killed.get(worker, until) < until and trail.reply_taken is None:
         return "held by a killed worker"
+    if trail.outcome == "dropped" and (trail.answered or 0.0) >= request.deadline - SLACK:
+        # It was too late already: what took the time is the cause.
+        return late(replace(request, replied=trail.answered), trail, facts)
     if trail.outcome == "dropped":
         return "answer dropped by its worker"
     if trail.reply_taken is None:
-        if any_within(facts.losses.get(worker, []), trail.handed - SLACK, max(trail.handed, trail.answered or 0.0) + LOSS_SECONDS):
+        if overlaps(facts.losses.get(worker, []), trail.handed - SLACK, max(trail.handed, trail.answered or 0.0) + LOSS_SECONDS):
             return "worker's connection lost"
         if overlaps(facts.paused.get(worker, []), trail.handed, until):
             return "worker paused"
@@ -176,7 +181,7 @@ def late(request: Request, trail: Trail, facts: Facts) -> str:
         for actor in actors:
             if facts.waited(actor, begin, end) >= WAIT_SHARE * beyond[name] > 0:
                 return {"caller": "caller without CPU", trail.worker: "worker without CPU"}.get(actor, "server without CPU")
-        if name == "deliver" and any_within(facts.losses.get(trail.worker, []), begin, end + LOSS_SECONDS):
+        if name == "deliver" and overlaps(facts.losses.get(trail.worker, []), begin, end + LOSS_SECONDS):
             return "worker's connection lost"
         if name == "work":
             return "expired in the worker's queue"
@@ -217,8 +222,9 @@ def read_server(lines, subject: str, trails: dict[int, Trail]) -> None:
             trail.reply_handed = at
 
 
-def read_worker(name: str, lines, trails: dict[int, Trail], losses: list[float]) -> None:
+def read_worker(name: str, lines, trails: dict[int, Trail], losses: list[tuple[float, float]]) -> None:
     """What a worker's log (JSON, `nats_rerank::traces=debug`) says of requests, into `trails`, and of its connection."""
+    lost = None
     for line in lines:
         if not line.startswith("{"):
             continue
@@ -229,7 +235,10 @@ def read_worker(name: str, lines, trails: dict[int, Trail], losses: list[float])
         at = datetime.fromisoformat(entry["timestamp"].replace("Z", "+00:00")).timestamp()
         message = entry.get("message", "")
         if message.startswith("the connection to NATS is lost"):
-            losses.append(at)
+            lost = lost or at
+        elif message == "connected to NATS" and lost:
+            losses.append((lost, at))
+            lost = None
         if message not in ("received", "answered") or not entry.get("trace_id"):
             continue
         trail = trails.setdefault(int(entry["trace_id"], 16), Trail())
@@ -239,3 +248,5 @@ def read_worker(name: str, lines, trails: dict[int, Trail], losses: list[float])
         else:
             span = entry.get("span", {})
             trail.answered, trail.outcome, trail.refusal = at, span.get("outcome", ""), span.get("kind", "")
+    if lost:
+        losses.append((lost, float("inf")))
