@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::jetstream::kv::{Entry, Operation};
 use futures_util::StreamExt;
@@ -44,7 +43,7 @@ pub(crate) fn watch_switch(sessions: Sessions, bucket: String, configured: bool)
         let keep_on = async {
             loop {
                 // What is asked without a connection is answered late, and keeps the next try waiting.
-                while sessions.client().connection_state() != State::Connected {
+                while !sessions.is_connected() {
                     pause = PAUSE_MIN;
                     tokio::time::sleep(PAUSE_MIN).await;
                 }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
-use async_nats::connection::State;
 use async_nats::{Event, HeaderMap, Message, StatusCode};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -186,7 +185,7 @@ impl Caller {
 
     /// Whether there is a connection at present.
     pub fn is_connected(&self) -> bool {
-        self.sessions.client().connection_state() == State::Connected
+        self.sessions.is_connected()
     }
 
     /// The NATS server's limit on body and headers of a message together, in bytes; before the first connection what

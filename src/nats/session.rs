@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_nats::connection::State;
 use tokio::sync::{oneshot, watch};
 
 use super::{ConnectError, ConnectPlan, ConnectionSettings, connect, connect_lazy};
@@ -101,6 +102,11 @@ impl Sessions {
             }
         });
         Sessions(receiver)
+    }
+
+    /// Whether the present session has a connection.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.0.borrow().client.connection_state() == State::Connected
     }
 
     /// The present session.

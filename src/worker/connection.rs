@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::connection::State;
 use async_nats::{ClientError, Event, ServerError};
 use tokio::sync::watch;
 
@@ -171,7 +170,7 @@ impl Link {
         let mut differed = false;
         loop {
             tokio::time::sleep(CHECK_EVERY).await;
-            let connected = sessions.client().connection_state() == State::Connected;
+            let connected = sessions.is_connected();
             let differs = connected != self.told.borrow().connected;
             if differs && differed {
                 self.set_connected(connected);
