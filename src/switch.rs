@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::jetstream::kv::{Entry, Operation, Store};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
+
+use crate::nats::Sessions;
 
 /// The key that is watched.
 const KEY: &str = "enabled";
@@ -38,25 +39,26 @@ pub(crate) fn parse_switch(text: &str) -> Option<bool> {
 /// Watches `bucket` for as long as the returned receiver or a clone of it lives. It holds `configured` until the bucket
 /// says otherwise, and again once the key is deleted. What the bucket said last holds while JetStream is away. A value that
 /// is neither `true` nor `false` leaves in force what was good before it, see [`Reading`].
-pub(crate) fn watch_switch(client: async_nats::Client, bucket: String, configured: bool) -> watch::Receiver<bool> {
+pub(crate) fn watch_switch(sessions: Sessions, bucket: String, configured: bool) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(configured);
     tokio::spawn(async move {
         let mut pause = PAUSE_MIN;
         let mut complained = false;
         let mut reading = Reading::default();
-        let switch = Switch {
-            client: &client,
-            bucket: &bucket,
-            configured,
-            sender: &sender,
-        };
         let keep_on = async {
             loop {
                 // What is asked without a connection is answered late, and keeps the next try waiting.
-                while client.connection_state() != State::Connected {
+                while !sessions.is_connected() {
                     pause = PAUSE_MIN;
                     tokio::time::sleep(PAUSE_MIN).await;
                 }
+                let client = sessions.client();
+                let switch = Switch {
+                    client: &client,
+                    bucket: &bucket,
+                    configured,
+                    sender: &sender,
+                };
                 let followed = switch.follow(&mut reading, &mut pause, &mut complained).await;
                 // Once for each loss, not for each try.
                 if let Err(error) = followed

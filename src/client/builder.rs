@@ -288,7 +288,7 @@ impl RerankerBuilder {
     }
 
     fn over(self, caller: Caller, enabled: bool) -> Reranker {
-        let bucket = self.switch_bucket.map(|bucket| (caller.client().clone(), bucket));
+        let bucket = self.switch_bucket.map(|bucket| (caller.sessions().clone(), bucket));
         Reranker::new(
             Asker {
                 caller,

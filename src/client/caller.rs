@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
-use async_nats::connection::State;
 use async_nats::{Event, HeaderMap, Message, ServerError, StatusCode};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::inbox::{self, Inbox};
-use crate::nats::{self, ConnectError, ConnectPlan, ConnectionSettings, is_subscription_limit};
+use crate::nats::{ConnectError, ConnectPlan, ConnectionSettings, Sessions, is_subscription_limit};
 use crate::protocol::headers::BUDGET_MAX;
 use crate::protocol::{
     DEFAULT_SUBJECT, Encoding, Refusal, RefusalKind, Reply, Request, ScoreActivation, TraceContext, headers,
@@ -56,7 +55,7 @@ const PLAN: ConnectPlan = ConnectPlan {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Caller {
-    client: async_nats::Client,
+    sessions: Sessions,
     inbox: Arc<Inbox>,
 }
 
@@ -161,8 +160,8 @@ impl Caller {
     /// No connection could be made: says with which server, why, and what to look at.
     pub async fn connect(settings: &ConnectionSettings) -> Result<Caller, ConnectError> {
         let (refusals, refused) = watch::channel(0);
-        let client = nats::connect(settings, PLAN, on_event(refusals)).await?;
-        Caller::over(client, refused).await
+        let sessions = Sessions::connect(settings, PLAN, on_event(refusals)).await?;
+        Caller::over(sessions, refused).await
     }
 
     /// A caller whose connection is made in the background, however long that takes, so that a program can start before
@@ -173,16 +172,16 @@ impl Caller {
     /// credentials, is no error here: a warning in the log says so.
     pub async fn connect_lazy(settings: &ConnectionSettings) -> Result<Caller, ConnectError> {
         let (refusals, refused) = watch::channel(0);
-        let client = nats::connect_lazy(settings, PLAN, on_event(refusals)).await?;
-        Caller::over(client, refused).await
+        let sessions = Sessions::connect_lazy(settings, PLAN, on_event(refusals)).await?;
+        Caller::over(sessions, refused).await
     }
 
-    async fn over(client: async_nats::Client, refused: watch::Receiver<u64>) -> Result<Caller, ConnectError> {
-        let inbox = Inbox::open(&client, refused)
+    async fn over(sessions: Sessions, refused: watch::Receiver<u64>) -> Result<Caller, ConnectError> {
+        let inbox = Inbox::open(&sessions, refused)
             .await
             .map_err(|error| ConnectError::settings(format!("`nats.inbox_prefix`: {error}")))?;
         Ok(Caller {
-            client,
+            sessions,
             inbox: Arc::new(inbox),
         })
     }
@@ -190,18 +189,18 @@ impl Caller {
     /// Whether answers can arrive at present: there is a connection, and the server has not refused the subscription to the
     /// inbox (past `max_subscriptions`; it is made again by itself).
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected && !self.inbox.is_deaf()
+        self.sessions.is_connected() && !self.inbox.is_deaf()
     }
 
     /// The NATS server's limit on body and headers of a message together, in bytes; before the first connection what
     /// servers take unless configured otherwise.
     pub fn max_payload(&self) -> usize {
-        self.client.max_payload()
+        self.sessions.client().max_payload()
     }
 
     /// The connection itself, for what is not a request.
-    pub(super) fn client(&self) -> &async_nats::Client {
-        &self.client
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     /// Asks for a ranking and waits for it, for `options.timeout` at most, whatever the connection does.
@@ -244,9 +243,10 @@ impl Caller {
             return Err(timed_out);
         }
         let bytes = ask.body.len();
+        let client = self.sessions.client();
         let exchange = async {
             let mut awaited = self.inbox.expect();
-            self.client
+            client
                 .publish_with_reply_and_headers(
                     subject.to_owned(),
                     awaited.subject(),
@@ -257,7 +257,7 @@ impl Caller {
                 .map_err(|error| match error.kind() {
                     PublishErrorKind::MaxPayloadExceeded => CallError::TooLarge {
                         bytes,
-                        bytes_max: self.client.max_payload(),
+                        bytes_max: client.max_payload(),
                     },
                     PublishErrorKind::InvalidSubject => CallError::InvalidSubject {
                         subject: subject.to_owned(),

@@ -10,12 +10,16 @@ use std::time::Duration;
 use async_nats::{ConnectOptions, ServerAddr};
 
 mod error;
+#[cfg(test)]
+pub(crate) mod fake_server;
 mod refusals;
+mod session;
 #[cfg(test)]
 mod tests;
 
 pub use error::{ConnectError, ConnectErrorKind};
 pub(crate) use refusals::{Backoff, Pinger, is_subscription_limit};
+pub(crate) use session::{Session, Sessions};
 
 /// Where and as whom to connect. Plain data; nothing is opened or read before a connection is made.
 ///

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::connection::State;
 use async_nats::{ClientError, Event, ServerError};
 use tokio::sync::watch;
 
@@ -16,7 +15,7 @@ use super::WorkerError;
 use super::group::GroupAddress;
 use super::status::Status;
 use super::violation::{Complaints, Repeated, Violation};
-use crate::nats::{Pinger, is_subscription_limit};
+use crate::nats::{Pinger, Sessions, is_subscription_limit};
 use crate::telemetry::names;
 
 /// Refusals of the credentials in a row, after the connection was closed, that end the worker. The client library waits
@@ -191,11 +190,11 @@ impl Link {
 
     /// Holds what was told against what is, for as long as it is polled: the client library drops events when there are
     /// very many at once, and a worker must not look disconnected for ever after.
-    pub(super) async fn check(&self, client: &async_nats::Client) {
+    pub(super) async fn check(&self, sessions: &Sessions) {
         let mut differed = false;
         loop {
             tokio::time::sleep(CHECK_EVERY).await;
-            let connected = client.connection_state() == State::Connected;
+            let connected = sessions.is_connected();
             let differs = connected != self.told.borrow().connected;
             if differs && differed {
                 self.set_connected(connected);
@@ -259,7 +258,7 @@ impl Link {
     }
 
     /// Returns when it is time to move to another server: this one is about to stop, and there is another.
-    pub(super) async fn elsewhere(&self, client: &async_nats::Client) {
+    pub(super) async fn elsewhere(&self, client: async_nats::Client) {
         loop {
             let seen = self.lame_ducks_seen.load(Ordering::Relaxed);
             let told = self

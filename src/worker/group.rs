@@ -110,6 +110,13 @@ impl Group {
         }
     }
 
+    /// Begins anew on another client, outside: what the old one's subscriptions were for is gone with it.
+    pub(super) fn begin_on(&mut self, client: async_nats::Client) {
+        self.client = client;
+        self.live.clear();
+        self.leaving_on = None;
+    }
+
     /// Which connection this is: the first, the second after it was lost once, and so on.
     fn connection(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)

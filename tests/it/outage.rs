@@ -228,29 +228,62 @@ async fn a_lame_duck_that_is_the_only_server_is_kept_until_it_goes() {
     assert_eq!(worker.metric("rerank_nats_reconnects_total"), 0.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_the_client_library_cannot_read_costs_the_connection_and_no_more() {
-    let server = NatsServer::start();
-    let worker = Worker::start(&server.url, &reference("bert-small"), &[HEALTH]);
-    // Headers that are no UTF-8: the server passes them on as they are.
+/// A message to the workers as raw bytes, which the server passes on as they are.
+fn send_raw(server: &NatsServer, reply_to: &[u8], headers: Option<&[u8]>) {
     let mut stream = std::net::TcpStream::connect(server.address()).expect("the server");
-    let headers = b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n";
-    let mut message = format!(
-        "CONNECT {{\"headers\":true}}\r\nHPUB {SUBJECT} _INBOX.x {0} {0}\r\n",
-        headers.len()
-    )
-    .into_bytes();
-    message.extend_from_slice(headers);
+    let (verb, length) = match headers {
+        Some(headers) => ("HPUB", format!("{0} {0}", headers.len())),
+        None => ("PUB", "0".to_owned()),
+    };
+    let mut message = format!("CONNECT {{\"headers\":true}}\r\n{verb} {SUBJECT} ").into_bytes();
+    message.extend_from_slice(reply_to);
+    message.extend_from_slice(format!(" {length}\r\n").as_bytes());
+    message.extend_from_slice(headers.unwrap_or_default());
     message.extend_from_slice(b"\r\n");
     stream.write_all(&message).expect("a message");
-    until("thrown out and back", || {
-        worker.metric("rerank_nats_reconnects_total") == 1.0 && worker.ready()
-    })
-    .await;
-    until("one member", || server.members(SUBJECT) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_the_client_library_cannot_read_cost_the_connection_and_no_more() {
+    const CALLERS: usize = 6;
+    let kinds: [(&[u8], Option<&[u8]>); 8] = [
+        // Headers that are no UTF-8.
+        (b"_INBOX.x", Some(b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n")),
+        // A reply subject that is no UTF-8, with headers and without.
+        (b"_INBOX.\xff", Some(b"NATS/1.0\r\nX: y\r\n\r\n")),
+        (b"_INBOX.\xff", None),
+        // One with a white space that separates nothing for the server.
+        (b"_INBOX.a\x0bb", Some(b"NATS/1.0\r\nX: y\r\n\r\n")),
+        // No version, a status that is no number, a line without a colon, a name with a blank.
+        (b"_INBOX.x", Some(b"X: y\r\n\r\n")),
+        (b"_INBOX.x", Some(b"NATS/1.0 abc\r\n\r\n")),
+        (b"_INBOX.x", Some(b"NATS/1.0\r\nno colon\r\n\r\n")),
+        (b"_INBOX.x", Some(b"NATS/1.0\r\na name: y\r\n\r\n")),
+    ];
+    let server = NatsServer::start();
+    let worker = Worker::start(&server.url, &reference("bert-small"), &[HEALTH]);
     let caller = RawCaller::connect(&server.url).await;
-    caller.ask(&small()).await.scored();
-    assert_eq!(worker.metric("rerank_nats_reconnects_total"), 1.0);
+    let load = Load::start(caller.client.clone(), CALLERS, &small(), Duration::from_secs(5)).await;
+    load.pass(60).await;
+    for (sent, (reply_to, headers)) in kinds.iter().enumerate() {
+        send_raw(&server, reply_to, *headers);
+        until("thrown out and back", || {
+            worker.metric("rerank_nats_reconnects_total") == (sent + 1) as f64 && worker.ready()
+        })
+        .await;
+        load.pass(60).await;
+    }
+    let ledger = load.stop().await;
+    println!("{ledger:?}");
+    assert_eq!(ledger.duplicates, 0);
+    // What was on its way in the connection: one request a caller at most, each time. What the worker had taken is answered.
+    let lost = ledger.of(&Ending::TimedOut);
+    assert!(lost <= (CALLERS * kinds.len()) as u64, "{ledger:?}");
+    let ended = ledger.of(&Ending::Scored) + ledger.of(&Ending::NoResponders);
+    assert_eq!(ended + lost, ledger.sent(), "{ledger:?}");
+    assert_eq!(worker.metric("rerank_requests_total{outcome=\"dropped\"}"), 0.0);
+    until("one member", || server.members(SUBJECT) == 1).await;
+    assert_eq!(worker.metric("rerank_nats_reconnects_total"), kinds.len() as f64);
 }
 
 /// Sends `count` requests at once and collects what comes back by inbox, until nothing has come for a while.
