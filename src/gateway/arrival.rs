@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Gateway;
 use super::connection::{Connection, Cut, Phase};
-use super::connections::{SLOW_AFTER, SLOW_BYTES};
+use super::connections::{Bodies, SLOW_AFTER, SLOW_BYTES};
 use super::failure::Failure;
 use super::stats::Outcome;
 
@@ -22,6 +22,8 @@ const FORGOTTEN_BYTES_MAX: usize = 64 << 20;
 const FORGOTTEN_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a body waits for room: longer than it takes until another one that has stopped counts as slow.
 const ROOM_TIME_MAX: Duration = Duration::from_secs(3);
+/// How long room is waited for at least once a slow body was cut for it.
+const CUT_TIME_MAX: Duration = Duration::from_secs(1);
 /// How often somebody who waits for room looks for a slow body.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -194,20 +196,28 @@ impl<'a, 'c> Arrival<'a, 'c> {
     async fn wait_for_room(&mut self, length: u32) -> Result<SemaphorePermit<'a>, NotArrived> {
         set(self.connection, Phase::Room);
         let gateway = self.gateway;
-        let until = Instant::now() + ROOM_TIME_MAX;
+        let mut until = Instant::now() + ROOM_TIME_MAX;
         let mut room = std::pin::pin!(gateway.room.bytes.acquire_many(length));
         loop {
-            // Without another body that goes on, all would wait for each other.
-            let may_come = gateway.connections.cut_slowest_body() && Instant::now() < until;
+            let now = Instant::now();
+            let may_come = match gateway.connections.cut_slowest_body(self.connection) {
+                Bodies::Cut => {
+                    until = until.max(now + CUT_TIME_MAX);
+                    true
+                }
+                Bodies::Arriving => now < until,
+                // All would wait for each other.
+                Bodies::None => false,
+            };
+            let wait = if may_come { LOOK_EVERY } else { Duration::ZERO };
             tokio::select! {
                 biased;
-                room = &mut room => if let Ok(room) = room {
+                Ok(room) = &mut room => {
                     set(self.connection, Phase::Body);
                     return Ok(room);
                 },
                 cut = cut(self.connection) => return Err(not_waited_for(cut)),
-                () = tokio::time::sleep(LOOK_EVERY), if may_come => continue,
-                else => {}
+                () = tokio::time::sleep(wait) => {}
             }
             if !may_come {
                 return Err(no_room(gateway.room.bytes_max));

@@ -15,6 +15,9 @@ use crate::telemetry::gateway_names::EVICTION_REASONS;
 
 /// Connections past the limit, for probes.
 pub(super) const EXTRAS_MAX: usize = 32;
+/// Without a byte for so long, a connection gives way to one that has just come: what was just accepted may have asked
+/// already. To one that has asked it gives way at once.
+const IDLE_AFTER: Duration = Duration::from_millis(100);
 /// When others are short of connections or of room: how long a head may take, how long a body may take over
 /// [`SLOW_BYTES`], and how long an answer may lie unread.
 pub(super) const SLOW_AFTER: Duration = Duration::from_secs(2);
@@ -32,6 +35,17 @@ pub(super) enum Eviction {
     Idle,
     Slow,
     Extra,
+}
+
+/// What there is to hope for where bodies need more room than there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bodies {
+    /// No body is arriving but those that wait for room, longer than this one: nobody else will make any.
+    None,
+    /// Others are arriving, and will have arrived, be slow, or be refused.
+    Arriving,
+    /// A slow one was cut.
+    Cut,
 }
 
 /// See the module.
@@ -53,7 +67,12 @@ struct Table {
 
 impl Table {
     /// The connection that gives way first: its word, and why. Looks at all, which is done only when places are short.
-    fn first_to_go(&self, extras: bool, now: Duration) -> Option<(&Arc<Connection>, u64, Eviction)> {
+    fn first_to_go(
+        &self,
+        extras: bool,
+        idle_for: Duration,
+        now: Duration,
+    ) -> Option<(&Arc<Connection>, u64, Eviction)> {
         let candidates = self.open.values().filter_map(|connection| {
             if connection.is_extra() != extras {
                 return None;
@@ -64,7 +83,7 @@ impl Table {
                 // Its answer is on its way.
                 Phase::Body if connection.is_cut() => return None,
                 _ if extras => Eviction::Extra,
-                Phase::Idle | Phase::Linger => Eviction::Idle,
+                Phase::Idle | Phase::Linger if now.saturating_sub(since) >= idle_for => Eviction::Idle,
                 Phase::Head | Phase::Body | Phase::Answer if now.saturating_sub(since) >= SLOW_AFTER => Eviction::Slow,
                 _ => return None,
             };
@@ -93,10 +112,10 @@ impl Connections {
     /// Enters a new connection; another one may have to give way for it.
     pub(super) fn admit(&self) -> Arc<Connection> {
         let table = &mut *self.table();
-        let extra = !self.has_room(table);
+        let extra = !self.has_room(table, IDLE_AFTER);
         if extra {
             if table.extras >= EXTRAS_MAX {
-                self.end_first(table, true);
+                self.end_first(table, true, Duration::ZERO);
             }
             table.extras += 1;
         } else {
@@ -114,7 +133,8 @@ impl Connections {
             return true;
         }
         let table = &mut *self.table();
-        if connection.is_out() || !self.has_room(table) {
+        // It has asked, which those that are idle have not.
+        if connection.is_out() || !self.has_room(table, Duration::ZERO) {
             return false;
         }
         connection.set_full();
@@ -131,27 +151,32 @@ impl Connections {
     /// There are too few file descriptors for another connection: has one give way. False if all are needed.
     pub(super) fn spare_one(&self) -> bool {
         let table = &mut *self.table();
-        self.end_first(table, false) || self.end_first(table, true)
+        self.end_first(table, false, Duration::ZERO) || self.end_first(table, true, Duration::ZERO)
     }
 
-    /// Cuts the slowest of the bodies that are slow, since another one needs room. False if no body is arriving: then nobody
-    /// is going to make room.
-    pub(super) fn cut_slowest_body(&self) -> bool {
+    /// Cuts the slowest of the bodies that are slow, since another one needs room.
+    ///
+    /// `waiting` is who needs it. Of those that wait, the last one is answered that there is no hope, so that the others have
+    /// some.
+    pub(super) fn cut_slowest_body(&self, waiting: Option<&Connection>) -> Bodies {
         let table = self.table();
         let now = self.epoch.elapsed();
+        let since_mine = waiting.map_or(now, |waiting| waiting.state().2);
+        let mut found = Bodies::None;
         let bodies = table.open.values().filter_map(|connection| {
             let (_, phase, since) = connection.state();
+            if phase == Phase::Body || phase == Phase::Room && since > since_mine {
+                found = Bodies::Arriving;
+            }
             (phase == Phase::Body).then_some((connection, since))
         });
-        let mut any = false;
         let slow = bodies
-            .inspect(|_| any = true)
             .filter(|(connection, since)| now.saturating_sub(*since) >= SLOW_AFTER && !connection.is_cut())
             .min_by_key(|(_, since)| *since);
-        if let Some((connection, _)) = slow {
-            connection.cut_slow();
+        match slow {
+            Some((connection, _)) if connection.cut_slow() => Bodies::Cut,
+            _ => found,
         }
-        any
     }
 
     /// Ends those that do not read their answer.
@@ -194,14 +219,14 @@ impl Connections {
         EVICTION_REASONS.iter().copied().zip(counts)
     }
 
-    fn has_room(&self, table: &mut Table) -> bool {
-        table.full < self.full_max || self.end_first(table, false)
+    fn has_room(&self, table: &mut Table, idle_for: Duration) -> bool {
+        table.full < self.full_max || self.end_first(table, false, idle_for)
     }
 
-    fn end_first(&self, table: &mut Table, extras: bool) -> bool {
+    fn end_first(&self, table: &mut Table, extras: bool, idle_for: Duration) -> bool {
         for _ in 0..TRIES {
             let now = self.epoch.elapsed();
-            let Some((connection, word, why)) = table.first_to_go(extras, now) else {
+            let Some((connection, word, why)) = table.first_to_go(extras, idle_for, now) else {
                 return false;
             };
             let connection = connection.clone();

@@ -158,6 +158,10 @@ impl Worker {
             .expect("a number")
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         super::signal(self.child.id(), name);
     }
