@@ -256,3 +256,141 @@ impl Connections {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::{Cut, Verdict};
+    use super::*;
+
+    fn enter(connections: &Connections, phase: Phase) -> Arc<Connection> {
+        let connection = connections.admit();
+        connection.set(phase);
+        // So that no two are of the same microsecond.
+        std::thread::sleep(Duration::from_micros(10));
+        connection
+    }
+
+    /// Who would go first when this much time has passed.
+    fn first(connections: &Connections, extras: bool, idle_for: Duration, after: Duration) -> Option<(u64, Eviction)> {
+        let now = connections.epoch.elapsed() + after;
+        let table = connections.table();
+        let first = table.first_to_go(extras, idle_for, now);
+        first.map(|(connection, _, why)| (connection.id(), why))
+    }
+
+    #[test]
+    fn idle_before_slow_and_the_longest_first() {
+        let connections = Connections::new(10);
+        let head = enter(&connections, Phase::Head);
+        let work = enter(&connections, Phase::Work);
+        let room = enter(&connections, Phase::Room);
+        let body = enter(&connections, Phase::Body);
+        let answer = enter(&connections, Phase::Answer);
+        let at = |after| first(&connections, false, Duration::ZERO, after);
+        assert_eq!(at(Duration::ZERO), None, "nobody is slow yet");
+        assert_eq!(at(SLOW_AFTER), Some((head.id(), Eviction::Slow)));
+        let idle = enter(&connections, Phase::Idle);
+        let linger = enter(&connections, Phase::Linger);
+        assert_eq!(at(SLOW_AFTER), Some((idle.id(), Eviction::Idle)));
+        let hour = Duration::from_secs(3600);
+        assert_eq!(
+            first(&connections, false, hour, SLOW_AFTER),
+            Some((head.id(), Eviction::Slow))
+        );
+        // A byte makes the idle one busy; then the next one is first.
+        idle.bytes_read();
+        assert_eq!(idle.phase(), Phase::Head);
+        assert_eq!(at(SLOW_AFTER), Some((linger.id(), Eviction::Idle)));
+        connections.ended(&linger);
+        connections.ended(&head);
+        assert_eq!(at(SLOW_AFTER), Some((body.id(), Eviction::Slow)));
+        // Progress counts from now on.
+        body.set(Phase::Body);
+        assert_eq!(at(SLOW_AFTER), Some((answer.id(), Eviction::Slow)));
+        for connection in [&answer, &idle, &body] {
+            connections.ended(connection);
+        }
+        assert_eq!(at(hour), None, "what is at work, or waits for us, is not slow");
+        assert_eq!(
+            (connections.open(), work.phase(), room.phase()),
+            (2, Phase::Work, Phase::Room)
+        );
+    }
+
+    #[test]
+    fn extras_come_past_the_limit_and_give_way_to_each_other() {
+        let connections = Connections::new(2);
+        let full: Vec<_> = (0..2).map(|_| enter(&connections, Phase::Work)).collect();
+        let extras: Vec<_> = (0..EXTRAS_MAX).map(|_| enter(&connections, Phase::Work)).collect();
+        assert!(full.iter().all(|one| !one.is_extra()) && extras.iter().all(|one| one.is_extra()));
+        let next = enter(&connections, Phase::Idle);
+        assert_eq!(connections.open(), 2 + EXTRAS_MAX);
+        assert_eq!(
+            (extras[0].verdict(), extras[1].verdict()),
+            (Verdict::Close, Verdict::Stay)
+        );
+        assert!(!connections.promote(&next) && connections.promote(&full[0]));
+        // An idle one gives way to one that has asked, however short it has been idle.
+        full[1].set(Phase::Idle);
+        assert!(connections.promote(&next) && !next.is_extra());
+        assert!(full[1].is_out() && !connections.promote(&extras[0]), "those are gone");
+        connections.ended(&full[0]);
+        connections.ended(&full[1]);
+        assert!(connections.promote(&extras[1]), "there is a free one");
+        for one in extras.iter().chain([&next]) {
+            connections.ended(one);
+        }
+        let table = connections.table();
+        assert_eq!((table.open.len(), table.full, table.extras), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_slow_body_is_cut_once_and_answered() {
+        let connections = Connections::new(1);
+        let body = enter(&connections, Phase::Body);
+        let (word, ..) = body.state();
+        assert!(connections.end(&mut connections.table(), &body, word, Eviction::Slow));
+        assert_eq!((body.cut().await, body.verdict()), (Cut::Slow, Verdict::Finish));
+        assert!(body.is_out() && body.is_last() && connections.open() == 0);
+        // A stop says more than that, and a body that came in time less.
+        let other = enter(&connections, Phase::Body);
+        assert!(other.cut_slow() && !other.cut_slow());
+        other.body_read();
+        assert!(!other.is_cut());
+        connections.stop();
+        assert_eq!((other.cut().await, other.verdict()), (Cut::Stop, Verdict::Finish));
+        other.set(Phase::Idle);
+        assert_eq!(other.verdict(), Verdict::Close);
+    }
+
+    #[test]
+    fn the_last_that_waits_for_room_has_no_hope() {
+        let connections = Connections::new(10);
+        let first = enter(&connections, Phase::Room);
+        let last = enter(&connections, Phase::Room);
+        assert_eq!(connections.cut_slowest_body(Some(&first)), Bodies::Arriving);
+        assert_eq!(connections.cut_slowest_body(Some(&last)), Bodies::None);
+        let body = enter(&connections, Phase::Body);
+        assert_eq!(connections.cut_slowest_body(Some(&last)), Bodies::Arriving);
+        assert!(!body.is_cut(), "it is not slow yet");
+    }
+
+    #[test]
+    fn an_answer_is_over_once_all_of_it_is_written() {
+        let connections = Connections::new(1);
+        let one = connections.admit();
+        one.bytes_read();
+        one.begin_request(false);
+        one.flushed();
+        assert_eq!(one.phase(), Phase::Work, "100 Continue is no answer");
+        one.set(Phase::Answer);
+        one.flushed();
+        assert_eq!(one.phase(), Phase::Idle);
+        // A part of the next head came early.
+        one.begin_request(false);
+        one.bytes_read();
+        one.set(Phase::Answer);
+        one.flushed();
+        assert_eq!(one.phase(), Phase::Head);
+    }
+}
