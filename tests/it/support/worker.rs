@@ -163,7 +163,7 @@ impl Worker {
     }
 
     pub fn signal(&self, name: &str) {
-        super::signal(self.child.id(), name);
+        super::signal(self.pid(), name);
     }
 
     /// Its exit status, if it has ended.
