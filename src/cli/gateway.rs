@@ -109,6 +109,7 @@ fn settings(config: &Config) -> Result<GatewaySettings, CliError> {
         connections_max: gateway.connections_max,
         documents_max: gateway.documents_max,
         body_bytes_max: gateway.body_bytes_max,
+        pending_body_bytes_max: gateway.pending_body_bytes_max,
         request_timeout: gateway.request_timeout,
         cors_origins: gateway.cors_origins.clone(),
         grace: config.shutdown.grace,

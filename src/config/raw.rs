@@ -124,6 +124,7 @@ section!(Gateway {
     connections_max: usize,
     documents_max: usize,
     body_bytes_max: usize,
+    pending_body_bytes_max: usize,
     request_timeout_ms: u64,
     cors_origins: Vec<String>,
 });

@@ -146,6 +146,13 @@ pub static KEYS: &[Key] = &[
     integer("gateway.connections_max", 1, 100_000, "connections"),
     integer("gateway.documents_max", 1, 1_000_000, "documents"),
     integer("gateway.body_bytes_max", 1024, 1 << 30, "bytes"),
+    or_zero(
+        "gateway.pending_body_bytes_max",
+        1024,
+        1 << 40,
+        "bytes",
+        "64 times `gateway.body_bytes_max`",
+    ),
     integer("gateway.request_timeout_ms", 1, MILLISECONDS_MAX, "ms"),
     list(
         "gateway.cors_origins",

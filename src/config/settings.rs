@@ -273,12 +273,14 @@ pub struct GatewayConfig {
     pub token_file: Option<PathBuf>,
     /// Requests at work at once.
     pub requests_max: usize,
-    /// Connections at once.
+    /// Connections at once; the one that has been idle longest gives way to the next.
     pub connections_max: usize,
     /// Documents of a request.
     pub documents_max: usize,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
+    /// Bytes of all bodies that are arriving. At least `body_bytes_max`.
+    pub pending_body_bytes_max: usize,
     /// The time of a request in all, the arrival of its body counted. Above `timeout`.
     pub request_timeout: Duration,
     /// Origins whose pages may ask; `*`: any; empty: CORS is off.

@@ -12,6 +12,9 @@ use super::settings::{
 };
 use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, UnknownChoice};
 
+/// Bodies of the largest size that may arrive at once, unless the setting says otherwise.
+const PENDING_BODIES: usize = 64;
+
 /// The typed configuration, or all that does not go together in it.
 pub fn validate(raw: Raw) -> Result<Config, Vec<Problem>> {
     let mut problems = Vec::new();
@@ -111,6 +114,14 @@ fn check_gateway(gateway: &Gateway, problems: &mut Vec<Problem>) {
         problems.push(Problem::together(
             "gateway.token and gateway.token_file are both set: keep one".to_owned(),
         ));
+    }
+    let pending = gateway.pending_body_bytes_max;
+    if pending != 0 && pending < gateway.body_bytes_max {
+        problems.push(Problem::together(format!(
+            "gateway.pending_body_bytes_max = {pending} is below gateway.body_bytes_max = {}: the largest body would never \
+             have room",
+            gateway.body_bytes_max
+        )));
     }
     if gateway.timeout_ms >= gateway.request_timeout_ms {
         problems.push(Problem::together(format!(
@@ -262,6 +273,8 @@ fn gateway(raw: Gateway) -> Result<GatewayConfig, UnknownChoice> {
         connections_max: raw.connections_max,
         documents_max: raw.documents_max,
         body_bytes_max: raw.body_bytes_max,
+        pending_body_bytes_max: unless_zero(raw.pending_body_bytes_max)
+            .unwrap_or(raw.body_bytes_max.saturating_mul(PENDING_BODIES)),
         request_timeout: Duration::from_millis(raw.request_timeout_ms),
         cors_origins: raw.cors_origins,
     })

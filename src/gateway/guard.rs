@@ -50,7 +50,7 @@ pub(super) async fn guard(State(gateway): State<Arc<Gateway>>, request: Request,
     match &gateway.settings.token {
         Some(token) if !token.is_in(request.headers()) => {
             let (head, body) = request.into_parts();
-            arrival::forget(&head.headers, body).await;
+            arrival::forget(&head, body).await;
             let path = head.uri.path();
             if let Some(door) = Door::of_path(path) {
                 gateway.stats.ended(door, Outcome::Unauthorized);

@@ -3,10 +3,11 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | `serve` | connections: accepted, bounded, ended in good order |
+//! | `serve`, `socket` | connections: accepted, served, ended in good order |
+//! | `connections`, `connection` | which one gives way when there are too many; what each is at |
 //! | `routes` | which path leads where |
 //! | `rerank` | the way of a request for a ranking |
-//! | `arrival`, `body`, `dialect` | how a body arrives; the shapes of requests and answers: our own, TEI's, those of hosted rerankers |
+//! | `arrival`, `body`, `dialect` | how a body arrives, and the room for all that do; the shapes of requests and answers: our own, TEI's, those of hosted rerankers |
 //! | `guard`, `failure` | the token; what is answered in place of a ranking |
 //! | `pages`, `page`, `openapi.json` | everything that is read by GET |
 //! | `life` | signs of life, for a supervisor |
@@ -16,6 +17,8 @@
 
 mod arrival;
 mod body;
+mod connection;
+mod connections;
 mod dialect;
 mod failure;
 mod guard;
@@ -25,6 +28,7 @@ mod rerank;
 mod routes;
 mod serve;
 mod served;
+mod socket;
 mod stats;
 
 use std::io;
@@ -70,12 +74,14 @@ pub struct GatewaySettings {
     pub token: Option<BearerToken>,
     /// Requests for rankings at work at once.
     pub requests_max: usize,
-    /// Connections at once.
+    /// Connections at once; the one that has been idle longest gives way to the next.
     pub connections_max: usize,
     /// Documents of a request.
     pub documents_max: usize,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
+    /// Bytes of all bodies that are arriving; at least `body_bytes_max`.
+    pub pending_body_bytes_max: usize,
     /// The time of a request in all, the arrival of its body counted.
     pub request_timeout: Duration,
     /// Origins whose pages may ask; `*`: any; empty: none.
@@ -109,6 +115,8 @@ struct Gateway {
     reranker: Reranker,
     /// A permit for each request at work.
     places: Semaphore,
+    room: arrival::Room,
+    connections: connections::Connections,
     stats: stats::Stats,
     served: served::Served,
     metrics: PrometheusHandle,
@@ -149,6 +157,8 @@ pub async fn run(
     let gateway = Arc::new(Gateway {
         reranker,
         places: Semaphore::new(settings.requests_max),
+        room: arrival::Room::new(settings.pending_body_bytes_max),
+        connections: connections::Connections::new(serve::connections_max(settings.connections_max)),
         stats: stats::Stats::default(),
         served: served::Served::default(),
         metrics,

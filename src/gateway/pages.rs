@@ -55,6 +55,11 @@ pub(super) async fn ready(State(gateway): Shared) -> Response {
 pub(super) async fn metrics(State(gateway): Shared) -> Response {
     let connected = if gateway.reranker.is_connected() { 1.0 } else { 0.0 };
     metrics::gauge!(gateway_names::CONNECTED).set(connected);
+    metrics::gauge!(gateway_names::PENDING_BODIES).set(gateway.room.bodies_pending() as f64);
+    metrics::gauge!(gateway_names::PENDING_BODY_BYTES).set(gateway.room.bytes_pending() as f64);
+    for (reason, count) in gateway.connections.evicted() {
+        metrics::counter!(gateway_names::CONNECTIONS_EVICTED_TOTAL, "reason" => reason).absolute(count);
+    }
     answer(StatusCode::OK, recorder::CONTENT_TYPE, gateway.metrics.render())
 }
 
@@ -75,6 +80,14 @@ pub(super) async fn stats(State(gateway): Shared) -> Response {
         "requests": map(&mut gateway.stats.outcomes()),
         "requests_open": gateway.stats.open(),
         "requests_max": gateway.settings.requests_max,
+        "connections": {
+            "open": gateway.connections.open(), "max": gateway.connections.max(),
+            "evicted": map(&mut gateway.connections.evicted()),
+        },
+        "pending": {
+            "bodies": gateway.room.bodies_pending(), "body_bytes": gateway.room.bytes_pending(),
+            "body_bytes_max": gateway.room.bytes_max(),
+        },
         "fallbacks": map(&mut gateway.stats.reasons()),
         "latency_ms": {
             "p50": latency.p50_ms, "p95": latency.p95_ms, "p99": latency.p99_ms, "max": latency.max_ms,

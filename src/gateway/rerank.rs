@@ -1,12 +1,14 @@
-//! The way of a request for a ranking: a place, the body, what it asks, the call, the answer.
+//! The way of a request for a ranking: the body, a place, what it asks, the call, the answer.
 
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 
+use super::arrival::Arrived;
 use super::body::Asked;
 use super::dialect::{Dialect, Door, Ranking};
 use super::failure::Failure;
@@ -23,26 +25,13 @@ pub(super) const PARTIAL: &str = "Rerank-Partial";
 /// What is answered in place of a ranking, and in which dialect.
 type Failed = (Failure, Dialect);
 
-/// Answers one request. Dropped, it leaves nothing behind but a count: its place and its wait are given back.
+/// Answers one request. Dropped, it leaves nothing behind but a count: its place and its wait are given back. It takes its
+/// place once its body is there, so that a slow sender holds nobody else's.
 pub(super) async fn rerank(gateway: &Gateway, door: Door, request: Request) -> Response {
-    // Held until the answer is made.
-    let Ok(_place) = gateway.places.try_acquire() else {
-        let (head, body) = request.into_parts();
-        arrival::forget(&head.headers, body).await;
-        gateway.stats.ended(door, Outcome::Busy);
-        let requests_max = gateway.settings.requests_max;
-        let failure = Failure::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "overloaded",
-            format!("{requests_max} requests are at work, which is this gateway's limit (gateway.requests_max)"),
-        );
-        return failure.response(door.dialect());
-    };
     let mut counted = gateway.stats.begin(door);
     let limit = gateway.settings.request_timeout;
-    let (outcome, response) = match tokio::time::timeout(limit, answer(gateway, door, request, &counted)).await {
-        Ok(Ok(answered)) => answered,
-        Ok(Err((failure, dialect))) => (outcome_of(&failure), failure.response(dialect)),
+    let (outcome, response) = match tokio::time::timeout(limit, handle(gateway, door, request, &counted)).await {
+        Ok(handled) => handled,
         Err(_) => {
             let failure = Failure::new(
                 StatusCode::REQUEST_TIMEOUT,
@@ -59,6 +48,38 @@ pub(super) async fn rerank(gateway: &Gateway, door: Door, request: Request) -> R
     response
 }
 
+/// The body, a place, the answer.
+async fn handle(gateway: &Gateway, door: Door, request: Request, counted: &Counted<'_>) -> (Outcome, Response) {
+    let (head, body) = request.into_parts();
+    // Who waits for leave to send the body is spared it if it came for nothing.
+    if gateway.places.available_permits() == 0 && arrival::waits_for_leave(&head) {
+        return busy(gateway, door);
+    }
+    let arrived = match arrival::whole(gateway, &head, body).await {
+        Ok(arrived) => arrived,
+        Err((outcome, failure)) => return (outcome, failure.response(door.dialect())),
+    };
+    // Held until the answer is made.
+    let Ok(_place) = gateway.places.try_acquire() else {
+        return busy(gateway, door);
+    };
+    counted.set_at_work();
+    match answer(gateway, door, &head, arrived, counted).await {
+        Ok(answered) => answered,
+        Err((failure, dialect)) => (outcome_of(&failure), failure.response(dialect)),
+    }
+}
+
+fn busy(gateway: &Gateway, door: Door) -> (Outcome, Response) {
+    let requests_max = gateway.settings.requests_max;
+    let failure = Failure::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "overloaded",
+        format!("{requests_max} requests are at work, which is this gateway's limit (gateway.requests_max)"),
+    );
+    (Outcome::Busy, failure.response(door.dialect()))
+}
+
 fn outcome_of(failure: &Failure) -> Outcome {
     if failure.status.is_server_error() {
         Outcome::Failed
@@ -70,22 +91,20 @@ fn outcome_of(failure: &Failure) -> Outcome {
 async fn answer(
     gateway: &Gateway,
     door: Door,
-    request: Request,
+    head: &Parts,
+    body: Arrived<'_>,
     counted: &Counted<'_>,
 ) -> Result<(Outcome, Response), Failed> {
     let settings = &gateway.settings;
     let invalid = |failure: Failure| (failure, door.dialect());
-    let (head, body) = request.into_parts();
-    let body = arrival::whole(&head.headers, body, settings.body_bytes_max)
-        .await
-        .map_err(invalid)?;
     let wire = wire_headers(&head.headers);
     // As of the head's arrival, from which the budget counts.
     let arrived = SystemTime::now() - counted.began.elapsed();
     let budget = wire.budget(arrived).map_err(|refusal| invalid(refusal.into()))?;
     is_json(&head.headers).map_err(invalid)?;
-    let mut asked = Asked::read(door, &body, settings.documents_max, settings.any_model)
+    let mut asked = Asked::read(door, &body.bytes, settings.documents_max, settings.any_model)
         .map_err(|(refusal, dialect)| (refusal.into(), dialect))?;
+    // Its bytes, and their room.
     drop(body);
 
     let dialect = asked.dialect;

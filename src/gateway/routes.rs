@@ -78,7 +78,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
 
 async fn no_such_path(request: Request) -> Response {
     let (head, body) = request.into_parts();
-    arrival::forget(&head.headers, body).await;
+    arrival::forget(&head, body).await;
     let failure = Failure::new(
         StatusCode::NOT_FOUND,
         "not_found",
@@ -89,7 +89,7 @@ async fn no_such_path(request: Request) -> Response {
 
 async fn wrong_method(request: Request) -> Response {
     let (head, body) = request.into_parts();
-    arrival::forget(&head.headers, body).await;
+    arrival::forget(&head, body).await;
     let failure = Failure::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",

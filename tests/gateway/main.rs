@@ -9,6 +9,7 @@ mod fakes;
 #[path = "../it/support/mod.rs"]
 mod support;
 
+mod connections;
 mod dialects;
 mod door;
 mod failing;

@@ -278,8 +278,30 @@ async fn idle_and_slow_connections_are_bounded_and_health_still_answers() {
     let server = NatsServer::start();
     let worker = Worker::start(&server.url, &reference("bert-small"), &[FREE_PORT]);
     let address = worker.health_address();
-    // As many as there are places, and more: each is closed after its time, so the last is answered.
-    let idle: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    // As many as there are places. The oldest one gives way to the first probe, whose own connection ends with its answer.
+    let idle: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    for path in ["/livez", "/readyz", "/metrics", "/stats"].repeat(5) {
+        assert_eq!(get(&address, path).0, 200);
+    }
+    // So most of the others are still there: nobody waited for them to be closed after their time.
+    let answered = idle.into_iter().skip(1).filter(|mut stream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = String::new();
+        let _ = write!(stream, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+        let _ = stream.read_to_string(&mut answer);
+        answer.starts_with("HTTP/1.1 200")
+    });
+    assert!(answered.count() >= 16);
+    // Three times as many, some with half a request.
+    let idle: Vec<TcpStream> = (0..96)
+        .map(|number| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            if number % 2 == 0 {
+                let _ = write!(stream, "GET /livez HTTP");
+            }
+            stream
+        })
+        .collect();
     assert_eq!(get(&address, "/livez").0, 200);
     drop(idle);
     let long = "x".repeat(64 * 1024);
