@@ -184,11 +184,12 @@ impl Queue {
         let mut load = self.load();
         let tokens = load.estimate(request.query.len(), documents);
         load.learn_request(budget, tokens);
-        let Err(late) = load.check(now, deadline, tokens) else {
+        let scope = scope(&load, tokens, budget);
+        let checked = load.check(now, deadline, tokens);
+        let Err(late) = checked else {
             return Ok((load.add(deadline, tokens), tokens));
         };
-        let scope = scope(&load, tokens, budget);
-        if load.is_idle() {
+        if load.is_idle() && load.may_doubt(now) {
             load.doubt(tokens);
         }
         let left = deadline.saturating_duration_since(now).as_millis();
@@ -359,9 +360,9 @@ mod tests {
         assert_eq!(refusal.kind, RefusalKind::Overloaded);
         assert!(refusal.message.contains("budget of 100 ms"), "{}", refusal.message);
         assert_eq!(refusal.scope, RefusalScope::Request, "too large for its own budget");
-        let first = admit(Duration::from_secs(10), 40).await.expect("in time");
+        let first = admit(Duration::from_secs(8), 40).await.expect("in time");
         // Now it is the queue that is too long: the wait outlasts a budget that is due later.
-        assert!(admit(Duration::from_millis(10_100), 40).await.is_none());
+        assert!(admit(Duration::from_millis(8_100), 40).await.is_none());
         let Answer::Refused(refusal) = receiver.recv().await.unwrap().answer else {
             panic!("scored");
         };
@@ -375,14 +376,61 @@ mod tests {
         let Answer::Refused(refusal) = receiver.recv().await.unwrap().answer else {
             panic!("scored");
         };
-        assert_eq!(refusal.scope, RefusalScope::Request);
+        assert_eq!(refusal.scope, RefusalScope::Request, "{refusal}");
         assert!(queue.fullness(now) > 0.8);
         queue.pressure().await;
         drop(first);
         assert_eq!(queue.load().tokens(), 40 * 155, "until the answer has left");
         while receiver.try_recv().is_ok() {}
         assert_eq!(queue.load().tokens(), 0);
-        assert!(admit(Duration::from_millis(10_100), 40).await.is_some());
+        assert!(admit(Duration::from_millis(8_100), 40).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn lists_that_are_too_large_for_their_budget_change_nothing_for_others() {
+        use crate::protocol::Encoding;
+        use crate::worker::ticket::Outbox;
+        let limits = QueueLimits {
+            requests_max: 20,
+            pairs_max: 10_000,
+            bytes_max: 1 << 24,
+        };
+        let queue = Queue::new(limits, Duration::from_secs(1), 0.8);
+        queue.load().set_sizes(1000, 512);
+        // Ten thousand tokens a second.
+        let mut now = Instant::now();
+        queue.load().observe(now, 1000, Duration::from_millis(100));
+        let (outbox, mut receiver) = Outbox::new(4);
+        let text = "word ".repeat(60);
+        let room = queue.room(now);
+        let (mut tried, mut device) = (0, Duration::ZERO);
+        for number in 0..10_000 {
+            now += Duration::from_millis(1);
+            let place = outbox.place().await.unwrap();
+            let ticket = Ticket::new(place, "inbox".to_owned(), Encoding::Json, now, Duration::from_secs(1));
+            let is_honest = number % 10 == 0;
+            let documents = if is_honest { 20 } else { 1000 };
+            let request = Request::new("query", std::iter::repeat_n(text.as_str(), documents));
+            let decoded = Decoded {
+                ticket,
+                request,
+                bytes: 300_000,
+            };
+            let admitted = queue.admit(decoded, now);
+            if is_honest {
+                assert!(admitted.is_some(), "request {number}");
+            } else if let Some(admitted) = admitted {
+                // It is tried, and is just as slow as predicted: the rest is given up.
+                tried += 1;
+                device += Duration::from_millis(100);
+                queue.load().observe(now, 1000, Duration::from_millis(100));
+                drop(admitted);
+            }
+            while receiver.try_recv().is_ok() {}
+        }
+        assert!((1..=5).contains(&tried), "in ten seconds it is tried {tried} times");
+        assert!(device <= Duration::from_millis(500), "{device:?}");
+        assert!(queue.room(now) >= room, "and there is as much room as before");
     }
 
     #[test]

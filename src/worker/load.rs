@@ -16,8 +16,13 @@ const TOKENS_PER_BYTE: f64 = 0.3;
 const PAIR_TOKENS: usize = 3;
 /// Weight of a new measurement of tokens a byte, of a budget, and of a request's size.
 const WEIGHT: f64 = 0.05;
-/// A device that was tried in spite of its prediction, and is just as slow, is not tried again for this long.
+/// A device that was tried in spite of its prediction, and is just as slow, is not tried again for this long; each time that it turns out
+/// to be, twice as long, up to [`CONFIRMED_FOR_MAX`]. So what is tried costs ever less, however often it is asked for.
 const CONFIRMED_FOR: Duration = Duration::from_secs(1);
+/// The longest.
+const CONFIRMED_FOR_MAX: Duration = Duration::from_secs(64);
+/// With a smaller share of requests that can be ready in time, a device is too slow for its callers: one in 64.
+const FEASIBLE_SHARE_MIN: f64 = 1.0 / 64.0;
 /// Tokens that a request is taken to have until some have come: 24 candidates of 100.
 const REQUEST_TOKENS: f64 = 2400.0;
 
@@ -43,6 +48,25 @@ pub struct LoadReading {
     pub batch_tokens_max: usize,
 }
 
+/// Requests as they are of late.
+#[derive(Clone, Copy, Debug)]
+struct Usual {
+    budget_seconds: f64,
+    /// Tokens of a request.
+    request_tokens: f64,
+    /// Requests that were learned from, as far as it matters.
+    learned: u32,
+}
+
+impl Usual {
+    fn learn(&mut self, budget: Duration, tokens: usize) {
+        self.learned = self.learned.saturating_add(1);
+        let weight = WEIGHT.max(1.0 / f64::from(self.learned));
+        self.budget_seconds += weight * (budget.as_secs_f64() - self.budget_seconds);
+        self.request_tokens += weight * (tokens as f64 - self.request_tokens);
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -60,13 +84,16 @@ pub struct Load {
     tokens_per_byte: f64,
     /// Requests whose texts were learned from, as far as it matters.
     texts_learned: u32,
-    budget_seconds: f64,
-    /// Tokens of a request.
-    request_tokens: f64,
-    /// Requests that were learned from, as far as it matters.
-    learned: u32,
+    /// What callers allow and ask for.
+    all: Usual,
+    /// The same of requests that an idle device has ready within their budget.
+    feasible: Usual,
+    /// The share of those of late, from 0 to 1.
+    feasible_share: f64,
     /// When a doubted prediction last turned out to be right.
     confirmed_at: Option<Instant>,
+    /// How long it is believed after that.
+    confirmed_for: Duration,
 }
 
 impl Load {
@@ -83,10 +110,19 @@ impl Load {
             behind: None,
             tokens_per_byte: TOKENS_PER_BYTE,
             texts_learned: 0,
-            budget_seconds: budget.as_secs_f64(),
-            request_tokens: REQUEST_TOKENS,
-            learned: 0,
+            all: Usual {
+                budget_seconds: budget.as_secs_f64(),
+                request_tokens: REQUEST_TOKENS,
+                learned: 0,
+            },
+            feasible: Usual {
+                budget_seconds: budget.as_secs_f64(),
+                request_tokens: REQUEST_TOKENS,
+                learned: 0,
+            },
+            feasible_share: 1.0,
             confirmed_at: None,
+            confirmed_for: CONFIRMED_FOR,
         }
     }
 
@@ -123,21 +159,34 @@ impl Load {
         }
     }
 
-    /// Learns what callers allow and ask for: the measure of a full queue. The first are believed at once.
+    /// Learns what callers allow and ask for: the measure of a full queue. The first are believed at once. Requests that are too
+    /// large for their own budget count by themselves: lists of one caller would have the worker take itself for full, and idle.
     pub fn learn_request(&mut self, budget: Duration, tokens: usize) {
-        self.learned = self.learned.saturating_add(1);
-        let weight = WEIGHT.max(1.0 / f64::from(self.learned));
-        self.budget_seconds += weight * (budget.as_secs_f64() - self.budget_seconds);
-        self.request_tokens += weight * (tokens as f64 - self.request_tokens);
+        let is_feasible = self.time_alone(tokens) <= budget;
+        self.all.learn(budget, tokens);
+        self.feasible_share += WEIGHT * (f64::from(u8::from(is_feasible)) - self.feasible_share);
+        if is_feasible {
+            self.feasible.learn(budget, tokens);
+        }
+    }
+
+    /// What room is measured by: requests that this device can have ready in time, unless hardly any is (a device that is too slow
+    /// for its callers has no room, so that others are asked).
+    fn usual(&self) -> &Usual {
+        if self.feasible_share >= FEASIBLE_SHARE_MIN && self.feasible.learned > 0 {
+            &self.feasible
+        } else {
+            &self.all
+        }
     }
 
     /// How many more requests of the learned size there is room for until all would take this share of what callers allow.
     pub fn room(&self, now: Instant, share: f64) -> usize {
-        let allowed = Duration::from_secs_f64((self.budget_seconds * share).clamp(0.0, 1e6));
+        let allowed = Duration::from_secs_f64((self.usual().budget_seconds * share).clamp(0.0, 1e6));
         let Some(tokens_per_second) = self.rate.tokens_per_second(self.batch_tokens) else {
             return usize::MAX;
         };
-        let one = self.request_tokens.max(1.0);
+        let one = self.usual().request_tokens.max(1.0);
         // Small batches cost more a token: the next one is looked at by itself.
         if self.ready_in(now, self.tokens.saturating_add(one as usize)) > allowed {
             return 0;
@@ -149,17 +198,24 @@ impl Load {
     /// Whether a worker that has nothing to do should ask for a request, whatever there is room for: yes if one can be ready
     /// within what callers allow, and from time to time even if not, since the prediction may be wrong.
     pub fn may_try(&self, now: Instant) -> bool {
-        let one = self.ready_in(now, self.request_tokens as usize);
-        one.as_secs_f64() <= self.budget_seconds
-            || self
-                .confirmed_at
-                .is_none_or(|at| now.saturating_duration_since(at) >= CONFIRMED_FOR)
+        let one = self.ready_in(now, self.usual().request_tokens as usize);
+        one.as_secs_f64() <= self.usual().budget_seconds || self.may_doubt(now)
+    }
+
+    /// Whether a prediction that nothing is tried against may be doubted: not if it turned out to be right a moment ago.
+    pub fn may_doubt(&self, now: Instant) -> bool {
+        self.confirmed_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= self.confirmed_for)
     }
 
     /// Books that a batch of `tokens` took `busy`.
     pub fn observe(&mut self, now: Instant, tokens: usize, busy: Duration) {
         if self.rate.is_doubted(tokens) {
             let doubted = self.rate.undoubted_time(tokens);
+            self.confirmed_for = match self.confirmed_at {
+                Some(_) if busy >= doubted / 2 => (self.confirmed_for * 2).min(CONFIRMED_FOR_MAX),
+                _ => CONFIRMED_FOR,
+            };
             self.confirmed_at = (busy >= doubted / 2).then_some(now);
         }
         self.rate.observe(tokens, busy);
@@ -172,7 +228,7 @@ impl Load {
 
     /// The same as a share of what callers allow.
     pub fn fullness(&self, now: Instant) -> f64 {
-        self.wait(now).as_secs_f64() / self.budget_seconds.max(1e-3)
+        self.wait(now).as_secs_f64() / self.usual().budget_seconds.max(1e-3)
     }
 
     /// The predicted tokens a second of full batches; `None` while nothing was measured.
@@ -200,9 +256,9 @@ impl Load {
         self.running.is_none() && self.tokens == 0
     }
 
-    /// How long so many tokens take a device that has nothing else to do, by its measured rate.
+    /// How long so many tokens take a device that has nothing else to do, by its measured rate, whatever is doubted.
     pub fn time_alone(&self, tokens: usize) -> Duration {
-        self.rate.queue_time(tokens, self.batch_tokens)
+        self.rate.undoubted_queue_time(tokens, self.batch_tokens)
     }
 
     fn ready_in(&self, now: Instant, tokens: usize) -> Duration {
