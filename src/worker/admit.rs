@@ -40,6 +40,8 @@ pub struct Queue {
     pressure_at: f64,
     /// Told when the queue is past `pressure_at`.
     pressure: Notify,
+    /// Told when the last request has left.
+    idle: Notify,
 }
 
 /// An admitted request.
@@ -73,6 +75,7 @@ impl Queue {
             load: Mutex::new(Load::new(budget)),
             pressure_at,
             pressure: Notify::new(),
+            idle: Notify::new(),
         })
     }
 
@@ -91,6 +94,17 @@ impl Queue {
             .max(self.load().fullness(now))
     }
 
+    /// Fullness as far as it is a reason to leave the group: 0 while at most one request is here. A lone request fills a small
+    /// bound, and a slow device, by itself, and nothing waits behind it.
+    pub fn crowding(&self, now: Instant) -> f64 {
+        if self.requests() <= 1 { 0.0 } else { self.fullness(now) }
+    }
+
+    /// How much of a bound is asked for: one at least, so that an idle worker has room for a request whatever the bound.
+    fn mark(&self, max: usize) -> usize {
+        ((max as f64 * self.pressure_at) as usize).clamp(1, max.max(1))
+    }
+
     /// How many more requests there is room for before the mark at which the group is left; `None`: it is never left. One
     /// while nothing is here, even if the prediction is against it, see [`Load::may_try`].
     pub fn room(&self, now: Instant) -> Option<u64> {
@@ -98,14 +112,13 @@ impl Queue {
             return None;
         }
         let requests = self.requests();
-        let by_count = (self.limits.requests_max as f64 * self.pressure_at) as usize;
-        let by_count = by_count.saturating_sub(requests);
+        let by_count = self.mark(self.limits.requests_max).saturating_sub(requests);
         let pairs = self.pairs.load(Ordering::Relaxed);
         let bytes = self.bytes.load(Ordering::Relaxed);
         // Pairs and bytes by what a request here has on average; without any, they are far from their bounds.
         let fit = |taken: usize, max: usize| {
             let each = taken.checked_div(requests).unwrap_or(0).max(1);
-            ((max as f64 * self.pressure_at) as usize).saturating_sub(taken) / each
+            self.mark(max).saturating_sub(taken) / each
         };
         let load = self.load();
         let room = by_count
@@ -119,6 +132,11 @@ impl Queue {
     /// Waits until the queue is about to be full.
     pub async fn pressure(&self) {
         self.pressure.notified().await;
+    }
+
+    /// Waits until the last request has left: then there is room again, and the next caller may ask at once.
+    pub async fn idle(&self) {
+        self.idle.notified().await;
     }
 
     /// Unanswered requests now.
@@ -153,7 +171,7 @@ impl Queue {
                 None
             }
         };
-        if self.fullness(now) >= self.pressure_at {
+        if self.crowding(now) >= self.pressure_at {
             self.pressure.notify_one();
         }
         admitted
@@ -225,8 +243,11 @@ impl Queue {
             ),
         ];
         self.publish();
+        // A request that is alone is taken whatever its size, or no worker would ever take it; what one request may hold is
+        // bounded by `limits` and by the NATS server's max_payload.
+        let alone = taken[0].0 == 1;
         for (now, max, unit) in taken {
-            if now > max {
+            if now > max && !alone {
                 return Err(Refusal::new(
                     RefusalKind::Overloaded,
                     format!("the queue is full: queue.{unit}_max is {max} and this request would make it {now}"),
@@ -266,16 +287,48 @@ impl Drop for Share {
         if let Some(work) = self.work {
             self.queue.load().remove(work);
         }
-        self.queue.requests.fetch_sub(1, Ordering::AcqRel);
+        let requests = self.queue.requests.fetch_sub(1, Ordering::AcqRel) - 1;
         self.queue.pairs.fetch_sub(self.pairs, Ordering::AcqRel);
         self.queue.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         self.queue.publish();
+        if requests == 0 {
+            self.queue.idle.notify_one();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever the bounds and the mark: an idle worker has room for a request and takes it, which is no reason to leave,
+        /// and has room again once that is answered.
+        #[test]
+        fn an_idle_worker_has_room_for_a_request(
+            requests_max in 1usize..60,
+            pairs_max in 1usize..2000,
+            bytes_max in 1usize..4096,
+            percent in 1u32..=100,
+            pairs in 0usize..2000,
+            bytes in 0usize..10_000,
+        ) {
+            let leave_at = f64::from(percent) / 100.0;
+            let limits = QueueLimits { requests_max, pairs_max, bytes_max };
+            let queue = Queue::new(limits, Duration::from_secs(1), leave_at);
+            let now = Instant::now();
+            for _ in 0..3 {
+                prop_assert!(queue.room(now).is_some_and(|room| room >= 1));
+                let share = queue.take(pairs.min(pairs_max), bytes);
+                prop_assert!(share.is_ok());
+                prop_assert!(queue.crowding(now) < leave_at);
+                drop(share);
+                prop_assert_eq!(queue.requests(), 0);
+            }
+        }
+    }
 
     fn queue() -> Arc<Queue> {
         let limits = QueueLimits {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::WorkerError;
+use super::admit::Queue;
 use super::connection::Link;
 use super::decode::Incoming;
 use super::group::Group;
@@ -51,6 +52,8 @@ pub(super) struct Receiver<'a, Space, Joined, Take> {
     pub(super) own_subject: String,
     /// What could be taken now.
     pub(super) room: Space,
+    /// What is admitted: told of when the last request has left.
+    pub(super) queue: &'a Queue,
     /// Told once: the first subscription stands, and the server had time to forbid it.
     pub(super) joined: Joined,
     /// Takes what came.
@@ -148,6 +151,8 @@ where
                         return Err(WorkerError::Subscription(closed.to_owned()));
                     }
                 },
+                // At once: a caller that asks one request after the other is about to send its next.
+                () = self.queue.idle(), if !inside => {}
                 // Room comes back without a message when work is done.
                 () = tokio::time::sleep(LOOK_EVERY), if !(at_rest && inside) => {}
             }
