@@ -379,7 +379,12 @@ mod tests {
         // Now it is the queue that is too long: the wait outlasts a budget that is due later.
         assert!(admit(Duration::from_millis(10_100), 40).await.is_none());
         assert!(queue.fullness(now) > 0.8);
+        assert_eq!(queue.crowding(now), 0.0, "nothing waits behind it");
+        let second = admit(Duration::from_secs(10), 1).await.expect("in time");
+        assert!(queue.crowding(now) > 0.8);
         queue.pressure().await;
+        drop(second);
+        while receiver.try_recv().is_ok() {}
         drop(first);
         assert_eq!(queue.load().tokens(), 40 * 155, "until the answer has left");
         while receiver.try_recv().is_ok() {}
