@@ -256,7 +256,12 @@ fn gateway(raw: Gateway) -> Result<GatewayConfig, UnknownChoice> {
         documents_max: raw.documents_max,
         body_bytes_max: raw.body_bytes_max,
         request_timeout: Duration::from_millis(raw.request_timeout_ms),
-        cors_origins: raw.cors_origins,
+        // The schema let only origins through.
+        cors_origins: raw
+            .cors_origins
+            .into_iter()
+            .map(|text| forms::origin(&text).unwrap_or(text))
+            .collect(),
     })
 }
 
