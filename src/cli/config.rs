@@ -235,7 +235,10 @@ mod tests {
             let text = summary(&loaded(&[("RERANK_MODEL__ID", id)], None));
             assert!(text.contains(&format!("warning: model.id = {id:?}: {says}")), "{text}");
             let text = summary(&loaded(&[("RERANK_MODEL__FALLBACK_IDS", id)], None));
-            assert!(text.contains(&format!("warning: model.fallback_ids = {id:?}: {says}")), "{text}");
+            assert!(
+                text.contains(&format!("warning: model.fallback_ids = {id:?}: {says}")),
+                "{text}"
+            );
         }
         std::fs::write(folder.path().join("config.json"), "{}").unwrap_or_else(|error| panic!("{error}"));
         for id in [empty.as_str(), "builtin", "cross-encoder/ms-marco-MiniLM-L6-v2", "bge"] {

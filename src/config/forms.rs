@@ -245,7 +245,12 @@ mod tests {
     fn origins() {
         all(
             is_origin,
-            &["*", "https://shop.example", "http://127.0.0.1:3000", "https://shop.example/"],
+            &[
+                "*",
+                "https://shop.example",
+                "http://127.0.0.1:3000",
+                "https://shop.example/",
+            ],
             &[
                 "",
                 "shop.example",
@@ -285,7 +290,11 @@ mod tests {
         ] {
             assert_eq!(origin(written).as_deref(), Ok(sent), "{written}");
         }
-        assert!(origin("https://shop.example:99999").unwrap_err().contains("port 99999 is above 65535"));
+        assert!(
+            origin("https://shop.example:99999")
+                .unwrap_err()
+                .contains("port 99999 is above 65535")
+        );
         assert!(origin("https://*.example").unwrap_err().contains("one host"));
         assert!(origin("shop.example").unwrap_err().contains("https://"));
     }
@@ -296,7 +305,10 @@ mod tests {
             ("127.0.0.1:99999", Some("port 99999 is above 65535")),
             ("[::1]:65536", Some("port 65536 is above 65535")),
             ("nats://u:hunter2@db:70000/", Some("port 70000 is above 65535")),
-            ("https://hub.example:99999999999999999999/mirror", Some("port 99999999999999999999 is above 65535")),
+            (
+                "https://hub.example:99999999999999999999/mirror",
+                Some("port 99999999999999999999 is above 65535"),
+            ),
             ("nats://db:-1", Some("the port must be a number from 0 to 65535")),
             ("nats://db:0", Some("port 0 is none that a server can be reached at")),
             ("https://hub.example", None),

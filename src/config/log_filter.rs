@@ -58,7 +58,10 @@ fn part_hint(part: &str) -> Option<String> {
     match level {
         Some("") => return Some(format!("`{part}` names no level")),
         Some(level) if !is_level(level) => {
-            return Some(format!("`{level}` is no level, did you mean `{}`?", nearest_level(level)));
+            return Some(format!(
+                "`{level}` is no level, did you mean `{}`?",
+                nearest_level(level)
+            ));
         }
         Some(_) => {}
         None if is_level(head) => return None,
@@ -144,7 +147,7 @@ mod tests {
             ("info,nats-rerank=debug", "did you mean `nats_rerank`?"),
             ("nats-rerank", "did you mean `nats_rerank`?"),
             ("info,nats_rernk::worker=debug", "did you mean `nats_rerank`?"),
-            ("async_nats", "`async_nats=", ),
+            ("async_nats", "`async_nats="),
             ("a=b=c", "is no level"),
             (" , ", "names no level"),
         ] {

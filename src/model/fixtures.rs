@@ -255,7 +255,12 @@ pub(crate) fn write_checkpoint(dir: &Path, architecture: Architecture) {
 /// Copies a whole small checkpoint of `tests/reference`, for tests that change a file of it.
 pub(crate) fn copy_reference(name: &str, dir: &Path) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
-    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ] {
         if from.join(file).is_file() {
             std::fs::copy(from.join(file), dir.join(file)).unwrap();
         }

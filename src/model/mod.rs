@@ -45,6 +45,8 @@ pub use files::Checkpoint;
 #[cfg(feature = "worker")]
 pub use hub::progress::Progress;
 #[cfg(feature = "worker")]
+pub use sound::check_weights;
+#[cfg(feature = "worker")]
 pub use source::{ModelSource, resolve};
 pub use spec::{Architecture, HiddenActivation, ModelSpec, ScoreActivation};
 pub use tokenizer::{PairTokenizer, PairTokens, QueryTokens, TokenizeError};

@@ -45,6 +45,14 @@ pub(super) fn check(checkpoint: &Checkpoint, weights: &Weights) -> Result<(), Mo
     Ok(())
 }
 
+/// The same for a checkpoint whose weights are not open.
+///
+/// # Errors
+/// As [`check`], and what [`Weights::open`] refuses.
+pub fn check_weights(checkpoint: &Checkpoint) -> Result<(), ModelError> {
+    check(checkpoint, &Weights::open(checkpoint)?)
+}
+
 fn size(field: &'static str, value: usize) -> Size {
     Size { field, value }
 }
@@ -190,9 +198,11 @@ struct NotFinite {
 fn not_finite(view: &TensorView<'_>) -> Option<NotFinite> {
     let data = view.data;
     match view.dtype {
-        Dtype::F32 => among(data.as_chunks::<4>().0, |x| f64::from(f32::from_le_bytes(x)), |x| {
-            u32::from_le_bytes(x) & 0x7f80_0000 == 0x7f80_0000
-        }),
+        Dtype::F32 => among(
+            data.as_chunks::<4>().0,
+            |x| f64::from(f32::from_le_bytes(x)),
+            |x| u32::from_le_bytes(x) & 0x7f80_0000 == 0x7f80_0000,
+        ),
         Dtype::BF16 => among(
             data.as_chunks::<2>().0,
             |x| f64::from(f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16)),

@@ -17,10 +17,20 @@ fn checked(dir: &TempDir) -> Result<(), ModelError> {
 
 #[test]
 fn whole_checkpoints_of_every_architecture_pass() {
-    for name in ["bert-small", "bert-odd", "roberta-small", "xlmr-small", "camembert-small", "minilm-l6-seeded"] {
+    for name in [
+        "bert-small",
+        "bert-odd",
+        "roberta-small",
+        "xlmr-small",
+        "camembert-small",
+        "minilm-l6-seeded",
+    ] {
         if let Err(error) = checked(&copy(name)) {
             // Its weights are made from a seed where they are needed.
-            assert!(name == "minilm-l6-seeded" && error.to_string().contains("model.safetensors"), "{name}: {error}");
+            assert!(
+                name == "minilm-l6-seeded" && error.to_string().contains("model.safetensors"),
+                "{name}: {error}"
+            );
         }
     }
 }
@@ -43,17 +53,27 @@ fn a_size_that_is_not_that_of_the_weights_is_named_with_both_before_room_is_made
         let dir = copy("bert-small");
         change_json(dir.path(), "config.json", |config| config[key] = json!(value));
         match checked(&dir) {
-            Err(ModelError::Field { file, field, expected, found }) => {
+            Err(ModelError::Field {
+                file,
+                field,
+                expected,
+                found,
+            }) => {
                 assert!(file.ends_with("config.json"), "{key}");
                 assert_eq!((field.as_str(), found), (key, value.to_string()));
-                assert!(expected.starts_with(weights) && expected.contains("`bert."), "{key}: {expected}");
+                assert!(
+                    expected.starts_with(weights) && expected.contains("`bert."),
+                    "{key}: {expected}"
+                );
             }
             other => panic!("{key} = {value}: {other:?}"),
         }
     }
     // Fewer layers than there are is how a model is cut short on purpose.
     let dir = copy("bert-small");
-    change_json(dir.path(), "config.json", |config| config["num_hidden_layers"] = json!(1));
+    change_json(dir.path(), "config.json", |config| {
+        config["num_hidden_layers"] = json!(1)
+    });
     checked(&dir).unwrap();
 }
 
@@ -68,7 +88,16 @@ fn sizes_that_are_none_are_refused_with_the_bounds() {
         "max_position_embeddings",
         "type_vocab_size",
     ] {
-        let texts = [json!(-1), json!(0), json!(64.0), json!(2.5), json!("64"), json!([64]), json!(u64::MAX), json!(1e300)];
+        let texts = [
+            json!(-1),
+            json!(0),
+            json!(64.0),
+            json!(2.5),
+            json!("64"),
+            json!([64]),
+            json!(u64::MAX),
+            json!(1e300),
+        ];
         for value in texts {
             let dir = copy("bert-small");
             change_json(dir.path(), "config.json", |config| config[key] = value.clone());
@@ -82,12 +111,20 @@ fn sizes_that_are_none_are_refused_with_the_bounds() {
     // A bound on texts that is larger than the positions is none, however it is written.
     for value in [json!(1u64 << 60), json!(1e30), json!(u64::MAX)] {
         let dir = copy("bert-small");
-        write_json(dir.path(), "tokenizer_config.json", &json!({ "model_max_length": value }));
+        write_json(
+            dir.path(),
+            "tokenizer_config.json",
+            &json!({ "model_max_length": value }),
+        );
         assert_eq!(Checkpoint::open("test", dir.path(), None).unwrap().spec.length_max, 128);
     }
     for value in [json!(-5), json!(0.5), json!("512")] {
         let dir = copy("bert-small");
-        write_json(dir.path(), "tokenizer_config.json", &json!({ "model_max_length": value }));
+        write_json(
+            dir.path(),
+            "tokenizer_config.json",
+            &json!({ "model_max_length": value }),
+        );
         let error = checked(&dir).unwrap_err().to_string();
         assert!(error.contains("model_max_length"), "{value}: {error}");
     }
@@ -100,7 +137,10 @@ fn a_layer_of_which_a_part_is_missing_is_damaged_and_not_counted_wrong() {
     let bytes = std::fs::read(&path).unwrap();
     // Of the same length, so that the header stays whole.
     let (from, to) = ("layer.1.output.dense.bias", "layer.1.output.dense.xxxx");
-    let text = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+    let text = bytes
+        .windows(from.len())
+        .position(|window| window == from.as_bytes())
+        .unwrap();
     let mut changed = bytes.clone();
     changed[text..text + to.len()].copy_from_slice(to.as_bytes());
     std::fs::write(&path, changed).unwrap();
@@ -121,7 +161,11 @@ fn a_header_that_claims_more_than_the_file_holds_is_refused() {
         std::fs::write(&path, bytes).unwrap();
         assert!(matches!(checked(&dir), Err(ModelError::Weights { .. })), "{claimed}");
     }
-    let shapes: [Value; 3] = [json!([1u64 << 62, 4]), json!([u64::MAX]), json!([1u64 << 40, 1u64 << 40])];
+    let shapes: [Value; 3] = [
+        json!([1u64 << 62, 4]),
+        json!([u64::MAX]),
+        json!([1u64 << 40, 1u64 << 40]),
+    ];
     for shape in shapes {
         let header = json!({"classifier.bias": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}).to_string();
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
@@ -172,7 +216,12 @@ fn a_row_of_an_unused_token_harms_nobody_and_a_table_of_them_does() {
 #[test]
 fn every_format_is_looked_through() {
     let view = |dtype, data: &[u8], count| {
-        not_finite(&TensorView { dtype, shape: vec![count], data }).map(|found| (found.place, found.value.is_nan(), found.count))
+        not_finite(&TensorView {
+            dtype,
+            shape: vec![count],
+            data,
+        })
+        .map(|found| (found.place, found.value.is_nan(), found.count))
     };
     let f16 = [0x7bffu16, 0x7c00, 0x7e00].map(u16::to_le_bytes).concat();
     assert_eq!(view(Dtype::F16, &f16, 3), Some((1, false, 2)));

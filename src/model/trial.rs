@@ -51,10 +51,19 @@ pub fn try_texts(engine: &mut dyn Engine, tokenizer: &PairTokenizer) -> Result<(
 /// Each text as a query with the next one as its document; those left out of which nothing is left. Not empty.
 fn pairs(tokenizer: &PairTokenizer) -> Result<Vec<PairTokens>, String> {
     let queries: Vec<Result<QueryTokens, TokenizeError>> = TEXTS.iter().map(|text| tokenizer.query(text)).collect();
-    let ids: BTreeSet<u32> = queries.iter().flatten().flat_map(|query| query.ids().iter().copied()).collect();
+    let ids: BTreeSet<u32> = queries
+        .iter()
+        .flatten()
+        .flat_map(|query| query.ids().iter().copied())
+        .collect();
     let failure = queries.iter().find_map(|query| query.as_ref().err());
     match (ids.len(), failure) {
-        (0, Some(failure)) => return Err(format!("the tokenizer takes none of {} plain texts: {failure}", TEXTS.len())),
+        (0, Some(failure)) => {
+            return Err(format!(
+                "the tokenizer takes none of {} plain texts: {failure}",
+                TEXTS.len()
+            ));
+        }
         (0, None) => {
             return Err(format!(
                 "the tokenizer gives no token for any of {} plain texts in five scripts (its normalizer or pre-tokenizer may \

@@ -74,12 +74,18 @@ fn scores_that_are_no_numbers_are_counted_and_tried_again() {
         assert!(error.is_retryable());
         let text = error.to_string();
         assert!(
-            text.contains("6 of 6 scores of plain texts") && text.contains("fp16 on cpu") && text.contains("model.precision"),
+            text.contains("6 of 6 scores of plain texts")
+                && text.contains("fp16 on cpu")
+                && text.contains("model.precision"),
             "{text}"
         );
     }
     let dir = with_tokenizer(|_| {});
-    let one = tried(dir.path(), |pairs| Ok((0..pairs).map(|place| if place == 1 { f32::NAN } else { 0.5 }).collect()));
+    let one = tried(dir.path(), |pairs| {
+        Ok((0..pairs)
+            .map(|place| if place == 1 { f32::NAN } else { 0.5 })
+            .collect())
+    });
     assert!(one.unwrap_err().to_string().contains("1 of 6"));
     let failed = tried(dir.path(), |_| Err(EngineError::Failed("scripted".to_owned())));
     assert!(matches!(failed, Err(ModelError::Engine { .. })), "{failed:?}");
@@ -89,7 +95,10 @@ fn scores_that_are_no_numbers_are_counted_and_tried_again() {
 fn an_empty_vocabulary_is_refused() {
     let dir = with_tokenizer(|tokenizer| tokenizer["model"]["vocab"] = json!({}));
     let text = refused(&dir);
-    assert!(text.contains("vocabulary is empty") && text.contains("tokenizer.json"), "{text}");
+    assert!(
+        text.contains("vocabulary is empty") && text.contains("tokenizer.json"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -105,7 +114,10 @@ fn a_tokenizer_that_strips_every_text_is_refused() {
             ]});
         });
         let text = refused(&dir);
-        assert!(text.contains("gives no token for any of 6 plain texts"), "{normalizer}: {text}");
+        assert!(
+            text.contains("gives no token for any of 6 plain texts"),
+            "{normalizer}: {text}"
+        );
     }
 }
 

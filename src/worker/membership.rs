@@ -103,7 +103,10 @@ mod tests {
         assert!(!machine.step(now, true, false, 1.0));
         assert!(!machine.step(now + MS, true, false, 0.0), "dwells outside");
         assert!(machine.step(now + MS, true, true, 0.0), "idle: back at once");
-        assert!(machine.step(now + MS * 200, true, true, 9.0), "idle: not full, whatever is predicted");
+        assert!(
+            machine.step(now + MS * 200, true, true, 9.0),
+            "idle: not full, whatever is predicted"
+        );
     }
 
     #[test]

@@ -129,7 +129,11 @@ async fn a_worker_with_room_for_one_request_answers_one_after_the_other() {
         while seen.scored.load(Ordering::Relaxed) < 30 {
             ask(&caller, &Request::new("q", ["one", "two"]), &seen).await;
             asked += 1;
-            assert!(asked < 300, "{} of {asked} were answered", seen.scored.load(Ordering::Relaxed));
+            assert!(
+                asked < 300,
+                "{} of {asked} were answered",
+                seen.scored.load(Ordering::Relaxed)
+            );
             if seen.nobody.load(Ordering::Relaxed) > 0 {
                 // The subscription is on its way.
                 tokio::time::sleep(Duration::from_millis(2)).await;

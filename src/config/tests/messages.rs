@@ -160,7 +160,10 @@ fn a_date_is_no_text() {
         "model.max_length = 2026-01-31: expects 8 to 65536 tokens".to_owned(),
         format!("in TOML: put it in quotes {place}"),
     ] {
-        assert!(found.iter().any(|problem| problem.contains(&expected)), "{expected} in {found:?}");
+        assert!(
+            found.iter().any(|problem| problem.contains(&expected)),
+            "{expected} in {found:?}"
+        );
     }
     assert_eq!(found.len(), 4, "{found:?}");
     assert!(!found.join("").contains("1979"), "it was meant as a secret");
@@ -203,14 +206,24 @@ fn ports_are_checked_wherever_one_stands() {
     }
     for (key, value) in [("nats.url", "nats://db:0"), ("model.hub_endpoint", "http://hub:0")] {
         let problem = only_problem(&with_set(&[(key, value)]));
-        assert!(problem.contains("port 0 is none that a server can be reached at"), "{problem}");
+        assert!(
+            problem.contains("port 0 is none that a server can be reached at"),
+            "{problem}"
+        );
     }
-    config(&with_set(&[("health.listen", "127.0.0.1:0"), ("gateway.listen", "127.0.0.1:0")]));
+    config(&with_set(&[
+        ("health.listen", "127.0.0.1:0"),
+        ("gateway.listen", "127.0.0.1:0"),
+    ]));
 }
 
 #[test]
 fn origins_are_kept_as_browsers_send_them() {
-    let origins = |text: &str| config(&with_set(&[("gateway.cors_origins", text)])).gateway.cors_origins;
+    let origins = |text: &str| {
+        config(&with_set(&[("gateway.cors_origins", text)]))
+            .gateway
+            .cors_origins
+    };
     assert_eq!(
         origins("HTTPS://Shop.Example:443/, http://bücher.example:3000"),
         ["https://shop.example", "http://xn--bcher-kva.example:3000"]

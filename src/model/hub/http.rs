@@ -422,7 +422,10 @@ mod tests {
         // Without the server's clock, by ours.
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600));
         let found = retry_after(&headers(&[("retry-after", &soon)])).unwrap();
-        assert!((Duration::from_secs(3500)..=Duration::from_secs(3600)).contains(&found), "{found:?}");
+        assert!(
+            (Duration::from_secs(3500)..=Duration::from_secs(3600)).contains(&found),
+            "{found:?}"
+        );
         assert_eq!(retry_after(&headers(&[])), None);
     }
 
@@ -436,6 +439,9 @@ mod tests {
         let circle = way.on(url("3")).unwrap_err().to_string();
         assert_eq!(circle, "hub.example redirects in a circle, back to hub.example/3");
         let long = way.on(url("11")).unwrap_err().to_string();
-        assert!(long.contains("more than 10 times") && !long.contains("secret"), "{long}");
+        assert!(
+            long.contains("more than 10 times") && !long.contains("secret"),
+            "{long}"
+        );
     }
 }

@@ -229,7 +229,11 @@ fn answer(mut stream: TcpStream, moods: &Mutex<Moods>, seen: &Mutex<Vec<Seen>>) 
     };
     match moods.redirect {
         Redirect::Circle | Redirect::CircleOfDownloads if method == "GET" || moods.redirect == Redirect::Circle => {
-            let to = if place == "/moved" { format!("/{ID}/resolve/{COMMIT}/{name}") } else { format!("/moved/{name}") };
+            let to = if place == "/moved" {
+                format!("/{ID}/resolve/{COMMIT}/{name}")
+            } else {
+                format!("/moved/{name}")
+            };
             let head = format!("{head}{commit}X-Linked-Etag: \"{tag}\"\r\nLocation: {to}\r\nContent-Length: 0\r\n");
             return finish(&mut stream, 307, &head, b"");
         }
@@ -547,7 +551,11 @@ fn redirects_in_a_circle_end_by_name() {
     assert!(hub.seen().len() <= 3, "it is noticed at the first turn");
     // While a file is downloaded, too: the look before it went well.
     hub.set(|moods| moods.redirect = Redirect::CircleOfDownloads);
-    assert!(failure(fetch_now(&hub.source(cache.path()))).to_string().contains("in a circle"));
+    assert!(
+        failure(fetch_now(&hub.source(cache.path())))
+            .to_string()
+            .contains("in a circle")
+    );
     assert_eq!(gets(&hub.seen(), CONFIG).len(), 2);
     assert!(!repo(cache.path()).join("refs/main").exists());
 
@@ -579,9 +587,16 @@ fn a_json_file_of_untold_length_is_bounded() {
         "{failure}"
     );
     assert!(!failure.is_retryable());
-    assert_eq!(gets(&hub.seen(), CONFIG).len(), 1, "what is too long is not asked for again");
+    assert_eq!(
+        gets(&hub.seen(), CONFIG).len(),
+        1,
+        "what is too long is not asked for again"
+    );
     let blobs = repo(cache.path()).join("blobs");
-    let left: u64 = fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    let left: u64 = fs::read_dir(blobs)
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
     assert_eq!(left, 0, "nothing of it is kept");
 }
 
@@ -591,14 +606,20 @@ fn a_date_to_try_again_at_is_waited_for_within_bounds() {
     // By the server's clock: a moment from now, and long ago.
     hub.set(|moods| {
         moods.statuses = [
-            (503, "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:38 GMT\r\n"),
+            (
+                503,
+                "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:38 GMT\r\n",
+            ),
             (429, "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n"),
         ]
         .into();
     });
     let began = std::time::Instant::now();
     fetch_now(&hub.source(cache.path())).unwrap();
-    assert!(began.elapsed() >= Duration::from_secs(1), "the first pause in a test is a millisecond otherwise");
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "the first pause in a test is a millisecond otherwise"
+    );
 }
 
 #[test]

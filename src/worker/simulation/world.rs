@@ -260,7 +260,11 @@ impl World {
         loop {
             let device_at = self.device();
             // As the queue has it.
-            let crowding = if self.open.len() <= 1 { 0.0 } else { self.load.fullness(self.now) };
+            let crowding = if self.open.len() <= 1 {
+                0.0
+            } else {
+                self.load.fullness(self.now)
+            };
             let inside = self.membership.step(self.now, true, self.open.is_empty(), crowding);
             self.totals.departures += usize::from(self.inside && !inside);
             self.inside = inside;
