@@ -127,6 +127,7 @@ async fn a_worker_with_room_for_one_request_answers_one_after_the_other() {
         let seen = Seen::default();
         let mut asked = 0;
         while seen.scored.load(Ordering::Relaxed) < 30 {
+            let nobody = seen.nobody.load(Ordering::Relaxed);
             ask(&caller, &Request::new("q", ["one", "two"]), &seen).await;
             asked += 1;
             assert!(
@@ -134,7 +135,7 @@ async fn a_worker_with_room_for_one_request_answers_one_after_the_other() {
                 "{} of {asked} were answered",
                 seen.scored.load(Ordering::Relaxed)
             );
-            if seen.nobody.load(Ordering::Relaxed) > 0 {
+            if seen.nobody.load(Ordering::Relaxed) > nobody {
                 // The subscription is on its way.
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }

@@ -8,12 +8,12 @@ use ureq::{Agent, Body};
 use url::Url;
 
 use super::super::error::{HubFailure, ModelError};
+use super::redirects::{Way, redirect};
 use crate::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that sends nothing for so long has stalled; the download itself may take as long as it takes.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-const REDIRECTS_MAX: usize = 10;
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// What the hub says about a file.
@@ -284,39 +284,6 @@ impl Client {
     }
 }
 
-/// Where a request was sent, one redirect after the other.
-struct Way(Vec<Url>);
-
-impl Way {
-    fn new(url: Url) -> Way {
-        Way(vec![url])
-    }
-
-    fn at(&self) -> &Url {
-        // Proof: it begins with one and only grows.
-        self.0.last().expect("a first address")
-    }
-
-    /// Follows a redirect.
-    ///
-    /// # Errors
-    /// It leads back to where the request was before, or there were too many.
-    fn on(&mut self, url: Url) -> Result<(), HubFailure> {
-        let host = self.0[0].host_str().unwrap_or_default();
-        // Without what stands behind a `?`, which may be a signature.
-        let shown = format!("{}{}", url.host_str().unwrap_or_default(), url.path());
-        let reason = if self.0.contains(&url) {
-            format!("{host} redirects in a circle, back to {shown}")
-        } else if self.0.len() > REDIRECTS_MAX {
-            format!("{host} redirects more than {REDIRECTS_MAX} times, last to {shown}")
-        } else {
-            self.0.push(url);
-            return Ok(());
-        };
-        Err(HubFailure::Protocol { reason })
-    }
-}
-
 /// How long the server wants us to wait (RFC 9110): seconds, or a date, which is compared with the server's own clock where it
 /// shows it. A date that is past means no wait. `None`: it says nothing that can be read.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -346,31 +313,7 @@ fn agent() -> Agent {
     config.build().into()
 }
 
-/// Where a redirect leads, and whether it stays with the server by being relative.
-fn redirect(from: &Url, response: &Response<Body>) -> Result<Option<(Url, bool)>, HubFailure> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return Ok(None);
-    }
-    let host = from.host_str().unwrap_or_default();
-    let odd = |reason: &str| HubFailure::Protocol {
-        reason: format!("{host} redirects {reason}"),
-    };
-    let location = text(response.headers(), "location").ok_or_else(|| odd("to nowhere"))?;
-    let relative =
-        matches!(Url::parse(&location), Err(url::ParseError::RelativeUrlWithoutBase)) && !location.starts_with("//");
-    let target = from
-        .join(&location)
-        .map_err(|_| odd("to something that is no address"))?;
-    match target.scheme() {
-        "https" => {}
-        // Never from a safe connection to one that anyone may change.
-        "http" if from.scheme() == "http" => {}
-        _ => return Err(odd("to an address that is not https")),
-    }
-    Ok(Some((target, relative)))
-}
-
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(|value| value.trim().to_owned())
 }
 
@@ -427,21 +370,5 @@ mod tests {
             "{found:?}"
         );
         assert_eq!(retry_after(&headers(&[])), None);
-    }
-
-    #[test]
-    fn a_way_ends_where_it_turns_back_or_grows_too_long() {
-        let url = |path: &str| Url::parse(&format!("https://hub.example/{path}?signature=secret")).unwrap();
-        let mut way = Way::new(url("0"));
-        for place in 1..=REDIRECTS_MAX {
-            way.on(url(&place.to_string())).unwrap();
-        }
-        let circle = way.on(url("3")).unwrap_err().to_string();
-        assert_eq!(circle, "hub.example redirects in a circle, back to hub.example/3");
-        let long = way.on(url("11")).unwrap_err().to_string();
-        assert!(
-            long.contains("more than 10 times") && !long.contains("secret"),
-            "{long}"
-        );
     }
 }
