@@ -37,6 +37,8 @@ pub mod cli;
 #[cfg(feature = "gateway")]
 pub mod config;
 #[cfg(feature = "gateway")]
+mod folder;
+#[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(any(feature = "worker", feature = "bench"))]
 pub mod model;

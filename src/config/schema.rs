@@ -2,7 +2,8 @@
 //! hold that file, this table, the structs in `raw` and `docs/configuration.md` together.
 
 use super::forms;
-use super::key::{Key, integer, list, optional, or_zero, secret, switch, text};
+use super::key::{Key, hinted, integer, list, optional, or_zero, secret, switch, text};
+use super::log_filter;
 use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice};
 
 /// Ten minutes.
@@ -16,11 +17,14 @@ const MODEL: &str = "`builtin`, a folder, or a hub id `owner/name`";
 /// Every key, in the order of `config/default.toml`.
 pub static KEYS: &[Key] = &[
     switch("enabled"),
-    list(
-        "nats.url",
-        1,
-        "a URL `nats://host:port` or `tls://host:port`",
-        forms::is_server_url,
+    hinted(
+        list(
+            "nats.url",
+            1,
+            "a URL `nats://host:port` or `tls://host:port`",
+            forms::is_server_url,
+        ),
+        forms::port_hint,
     ),
     text(
         "nats.subject",
@@ -76,10 +80,13 @@ pub static KEYS: &[Key] = &[
     text("model.revision", "a branch, tag or commit", forms::is_revision),
     optional("model.hub_cache_dir", PATH, forms::is_plain),
     secret("model.hub_token"),
-    optional(
-        "model.hub_endpoint",
-        "a URL `https://host` or `http://host`, without a user in it",
-        forms::is_web_url,
+    hinted(
+        optional(
+            "model.hub_endpoint",
+            "a URL `https://host` or `http://host`, without a user in it",
+            forms::is_web_url,
+        ),
+        forms::port_hint,
     ),
     switch("model.hub_offline"),
     integer("model.hub_retries_max", 0, 100, "retries"),
@@ -123,16 +130,22 @@ pub static KEYS: &[Key] = &[
     or_zero("cache.document_bytes_max", 1 << 16, 1 << 40, "bytes", "none are kept"),
     or_zero("cache.scores_max", 64, 1_000_000_000, "scores", "none are kept"),
     integer("shutdown.grace_ms", 0, MILLISECONDS_MAX, "ms"),
-    optional(
-        "health.listen",
-        "an address `ip:port`, port 0: any free one",
-        forms::is_socket_address,
+    hinted(
+        optional(
+            "health.listen",
+            "an address `ip:port`, port 0: any free one",
+            forms::is_socket_address,
+        ),
+        forms::listen_hint,
     ),
     integer("health.heart_beat_age_max_ms", 10_000, MILLISECONDS_MAX, "ms"),
-    text(
-        "gateway.listen",
-        "an address `ip:port`, port 0: any free one",
-        forms::is_socket_address,
+    hinted(
+        text(
+            "gateway.listen",
+            "an address `ip:port`, port 0: any free one",
+            forms::is_socket_address,
+        ),
+        forms::listen_hint,
     ),
     integer("gateway.timeout_ms", 1, MILLISECONDS_MAX, "ms"),
     text("gateway.on_failure", OnFailure::ALLOWED, |text| {
@@ -154,25 +167,34 @@ pub static KEYS: &[Key] = &[
         "64 times `gateway.body_bytes_max`",
     ),
     integer("gateway.request_timeout_ms", 1, MILLISECONDS_MAX, "ms"),
-    list(
-        "gateway.cors_origins",
-        0,
-        "`*`, or an origin `https://host` or `http://host:port`",
-        forms::is_origin,
+    hinted(
+        list(
+            "gateway.cors_origins",
+            0,
+            "`*`, or an origin `https://host` or `http://host:port`",
+            forms::is_origin,
+        ),
+        |text| forms::origin(text).err(),
     ),
-    optional(
-        "traces.otlp_endpoint",
-        "a URL `http://host:port` or `https://host:port`, without a user in it",
-        forms::is_web_url,
+    hinted(
+        optional(
+            "traces.otlp_endpoint",
+            "a URL `http://host:port` or `https://host:port`, without a user in it",
+            forms::is_web_url,
+        ),
+        forms::port_hint,
     ),
     integer("traces.sample_percent", 0, 100, "per cent"),
     text("log.format", LogFormat::ALLOWED, |text| {
         text.parse::<LogFormat>().is_ok()
     }),
-    text(
-        "log.level",
-        "a filter such as `info` or `info,nats_rerank=debug`",
-        forms::is_log_filter,
+    hinted(
+        text(
+            "log.level",
+            "a filter such as `info` or `info,nats_rerank=debug`",
+            log_filter::is_log_filter,
+        ),
+        log_filter::hint,
     ),
 ];
 

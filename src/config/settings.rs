@@ -283,7 +283,7 @@ pub struct GatewayConfig {
     pub pending_body_bytes_max: usize,
     /// The time of a request in all, the arrival of its body counted. Above `timeout`.
     pub request_timeout: Duration,
-    /// Origins whose pages may ask; `*`: any; empty: CORS is off.
+    /// Origins whose pages may ask, as browsers send them; `*`: any; empty: CORS is off.
     pub cors_origins: Vec<String>,
 }
 

@@ -276,7 +276,12 @@ fn gateway(raw: Gateway) -> Result<GatewayConfig, UnknownChoice> {
         pending_body_bytes_max: unless_zero(raw.pending_body_bytes_max)
             .unwrap_or(raw.body_bytes_max.saturating_mul(PENDING_BODIES)),
         request_timeout: Duration::from_millis(raw.request_timeout_ms),
-        cors_origins: raw.cors_origins,
+        // The schema let only origins through.
+        cors_origins: raw
+            .cors_origins
+            .into_iter()
+            .map(|text| forms::origin(&text).unwrap_or(text))
+            .collect(),
     })
 }
 

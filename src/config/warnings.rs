@@ -5,6 +5,7 @@ use std::path::Path;
 use super::forms;
 use super::settings::Config;
 use super::{DeviceChoice, PrecisionChoice};
+use crate::folder::{expanded, is_path_like};
 
 impl Config {
     /// One line for each setting or combination that is allowed but hardly meant. Reads nothing, and holds no secret.
@@ -77,7 +78,8 @@ impl Config {
         warnings
     }
 
-    /// One line for each file the configuration names that is not there. Looks at the file system, opens nothing.
+    /// One line for each file and model folder the configuration names that is not there. Looks at the file system, opens
+    /// nothing.
     pub fn missing_files(&self) -> Vec<String> {
         let nats = &self.nats;
         [
@@ -92,6 +94,32 @@ impl Config {
         .filter_map(|(key, path)| Some((key, path.as_deref()?)))
         .filter(|(_, path): &(_, &Path)| !path.is_file())
         .map(|(key, path)| format!("{key} = {:?}: no such file", path.display().to_string()))
+        .chain(self.missing_models())
         .collect()
     }
+
+    /// One line for each model that is a folder by its looks and is none, or holds no checkpoint.
+    fn missing_models(&self) -> impl Iterator<Item = String> {
+        let model = &self.model;
+        let fallbacks = model.fallback_ids.iter().map(|id| ("model.fallback_ids", id));
+        std::iter::once(("model.id", &model.id))
+            .chain(fallbacks)
+            .filter_map(|(key, id)| Some(format!("{key} = {id:?}: {}", why_no_model(id.trim())?)))
+    }
+}
+
+/// Why that id leads to no model, as far as the file system can say; a hub's id is not asked for.
+fn why_no_model(id: &str) -> Option<&'static str> {
+    let folder = expanded(id);
+    if folder.join("config.json").is_file() {
+        return None;
+    }
+    if folder.is_dir() {
+        return (id != "builtin").then_some("the folder holds no config.json");
+    }
+    if is_path_like(id) {
+        return Some("no such folder");
+    }
+    // A hub's ids have one slash at most.
+    (id.matches('/').count() > 1).then_some("no such folder, and no hub id `owner/name`")
 }

@@ -6,6 +6,8 @@
 //! | [`files`] | a folder → [`Checkpoint`]: which file is what |
 //! | [`hub`] | a hub id → a folder, downloaded once |
 //! | [`spec`] | config.json → [`ModelSpec`]: what the engine must know |
+//! | `sound` | config.json and weights held together, before room is made for them |
+//! | `trial` | plain texts through tokenizer and engine, before the model is served |
 //! | [`weights`] | safetensors files → named tensors, mapped and not copied |
 //! | [`tokenizer`] | a query and a document → token ids |
 //! | `wordpiece` | the same for BERT's kind of tokenizer, without the library |
@@ -21,12 +23,16 @@ mod kinds;
 mod object;
 mod prefix;
 #[cfg(feature = "worker")]
+mod sound;
+#[cfg(feature = "worker")]
 pub mod source;
 pub mod spec;
 mod template;
 mod token_cache;
 pub mod tokenizer;
 mod tokenizer_files;
+#[cfg(feature = "worker")]
+mod trial;
 #[cfg(feature = "worker")]
 pub mod weights;
 mod wordpiece;
@@ -39,8 +45,12 @@ pub use files::Checkpoint;
 #[cfg(feature = "worker")]
 pub use hub::progress::Progress;
 #[cfg(feature = "worker")]
+pub use sound::check_weights;
+#[cfg(feature = "worker")]
 pub use source::{ModelSource, resolve};
 pub use spec::{Architecture, HiddenActivation, ModelSpec, ScoreActivation};
 pub use tokenizer::{PairTokenizer, PairTokens, QueryTokens, TokenizeError};
+#[cfg(feature = "worker")]
+pub use trial::try_texts;
 #[cfg(feature = "worker")]
 pub use weights::{Dtype, TensorView, Weights};

@@ -15,7 +15,7 @@ use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
 
 use super::error::ModelError;
 use super::files::Checkpoint;
-use super::object::Object;
+use super::object::{Object, read_json};
 use super::prefix;
 use super::spec::ModelSpec;
 use super::template::{Piece, check_template, laid_out, learn_template};
@@ -25,6 +25,9 @@ pub(crate) use super::token_cache::HitCounter;
 use super::token_cache::TokenCache;
 use super::tokenizer_files::{Added, Refused, follow_config, truncation_direction, uses_token_types};
 use super::wordpiece::{Coverage, FastWordPiece};
+
+/// Bytes of a tokenizer.json at most; the largest known has some 35 MB.
+pub(super) const TOKENIZER_BYTES_MAX: u64 = 512 << 20;
 
 /// Why a text could not be tokenized.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +55,12 @@ impl QueryTokens {
     /// How many tokens the query has, special tokens not counted.
     pub fn len(&self) -> usize {
         self.ids.len()
+    }
+
+    /// The ids of its tokens.
+    #[cfg(feature = "worker")]
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids
     }
 
     /// Whether the query has no token at all (white space only, say).
@@ -97,7 +106,7 @@ impl PairTokenizer {
     pub fn open(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
         let path = &checkpoint.tokenizer;
         // Read by ourselves, so that a missing file and a broken one are told apart.
-        let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
+        let bytes = read_json(path, TOKENIZER_BYTES_MAX)?;
         let tokenizer = Tokenizer::from_bytes(&bytes)
             .map_err(|error| Refused { path }.because(format!("cannot be read as a tokenizer: {error}")))?;
         // As the file has them: the library merges those that share an id.
@@ -126,6 +135,9 @@ impl PairTokenizer {
         }
 
         let tokens = tokenizer.get_vocab_size(false);
+        if tokens == 0 {
+            return Err(refused.because("its vocabulary is empty: it knows no token at all".to_owned()));
+        }
         if tokens > spec.vocab_size {
             return Err(refused.because(format!(
                 "has {tokens} tokens, but the model only {} embeddings (vocab_size): they do not belong together",

@@ -294,6 +294,7 @@ async fn serve(
                 requests: queue.room(Instant::now()),
                 at_rest: queue.requests() == 0,
             },
+            queue: &queue,
             joined,
             take,
         };

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::WorkerError;
+use super::admit::Queue;
 use super::connection::Link;
 use super::decode::Incoming;
 use super::group::Group;
@@ -64,6 +65,8 @@ pub(super) struct Receiver<'a, Space, Joined, Take> {
     pub(super) reply_subjects: &'a ReplySubjects,
     /// What could be taken now.
     pub(super) room: Space,
+    /// What is admitted: told of when the last request has left.
+    pub(super) queue: &'a Queue,
     /// Told once: the first subscription stands, and the server had time to forbid it.
     pub(super) joined: Joined,
     /// Takes what came.
@@ -194,6 +197,8 @@ where
                     }
                 },
                 () = standing.due(now, awaits_proof) => {}
+                // At once: a caller that asks one request after the other is about to send its next.
+                () = self.queue.idle(), if !inside => {}
                 // Room comes back without a message when work is done.
                 () = tokio::time::sleep(LOOK_EVERY), if !(at_rest && inside) && standing.may_try(now) => {}
             }
@@ -405,6 +410,12 @@ mod tests {
         let (outbox, _outgoing) = Outbox::new(64);
         let taken = Mutex::new(Vec::new());
         let group = Group::new(worker.client(), address, 64);
+        let limits = crate::worker::QueueLimits {
+            requests_max: 64,
+            pairs_max: 64,
+            bytes_max: 1 << 20,
+        };
+        let queue = Queue::new(limits, Duration::from_secs(1), 0.8);
         let receiver = Receiver {
             sessions: &worker,
             outbox: &outbox,
@@ -416,6 +427,7 @@ mod tests {
                 requests: None,
                 at_rest: true,
             },
+            queue: &queue,
             joined: || {},
             take: |incoming: Incoming, _place: Place| {
                 let body = String::from_utf8(incoming.body.to_vec()).expect("text");

@@ -314,7 +314,8 @@ async fn cors_is_for_the_origins_of_the_settings() {
     let server = NatsServer::start();
     let gateway = Gateway::spawn(
         &server.url,
-        &["gateway.cors_origins=https://shop.example,http://localhost:3000"],
+        // As people write them; browsers send them otherwise.
+        &["gateway.cors_origins=HTTPS://Shop.Example:443/,http://localhost:3000"],
         &[("RERANK_GATEWAY__TOKEN", "hunter2")],
     );
     let preflight = |origin: &str| {

@@ -17,6 +17,7 @@ mod health;
 mod identity;
 mod lifecycle;
 mod memory;
+mod numbers;
 mod outage;
 mod overload;
 mod oversized;

@@ -17,6 +17,7 @@ mod cache;
 mod download;
 mod http;
 pub mod progress;
+mod redirects;
 
 use std::path::PathBuf;
 use std::time::Duration;

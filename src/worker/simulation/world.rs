@@ -259,7 +259,13 @@ impl World {
         let mut id = 0;
         loop {
             let device_at = self.device();
-            let inside = self.membership.step(self.now, true, self.load.fullness(self.now));
+            // As the queue has it.
+            let crowding = if self.open.len() <= 1 {
+                0.0
+            } else {
+                self.load.fullness(self.now)
+            };
+            let inside = self.membership.step(self.now, true, self.open.is_empty(), crowding);
             self.totals.departures += usize::from(self.inside && !inside);
             self.inside = inside;
             if inside && self.plan.away {
