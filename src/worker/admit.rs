@@ -163,15 +163,21 @@ impl Queue {
             bytes,
         } = decoded;
         let (received_at, deadline) = (ticket.received_at(), ticket.deadline());
+        let budget = deadline.saturating_duration_since(received_at);
+        let (tokens, scope) = self.estimate(budget, &request);
         if ticket.expired(now) {
-            let scope = self.scope_of(deadline.saturating_duration_since(received_at), &request);
             ticket.refuse_expired_of("before the worker took the request", scope);
             return None;
         }
         let taken = self.take(request.documents.len(), bytes).and_then(|mut share| {
-            let (work, tokens) = self.take_time(now, received_at, deadline, &request)?;
+            let work = self.take_time(now, deadline, budget, tokens)?;
             (share.work, share.tokens) = (Some(work), AtomicUsize::new(tokens));
             Ok(share)
+        });
+        // What an idle worker would refuse is refused for that, whatever else is in its way.
+        let taken = taken.map_err(|refusal| match scope {
+            RefusalScope::Request => refusal.with_scope(scope),
+            RefusalScope::Worker => refusal,
         });
         let admitted = match taken {
             Ok(share) => {
@@ -190,22 +196,25 @@ impl Queue {
         admitted
     }
 
-    fn take_time(
-        &self,
-        now: Instant,
-        received_at: Instant,
-        deadline: Instant,
-        request: &Request,
-    ) -> Result<(WorkId, usize), Refusal> {
+    /// About how many tokens the request has, and whom a refusal for want of time says something about.
+    fn estimate(&self, budget: Duration, request: &Request) -> (usize, RefusalScope) {
         let documents = request.documents.iter().map(|document| document.text.len());
-        let budget = deadline.saturating_duration_since(received_at);
-        let mut load = self.load();
+        let load = self.load();
         let tokens = load.estimate(request.query.len(), documents);
-        load.learn_request(budget, tokens);
-        let scope = scope(&load, tokens, budget);
-        let checked = load.check(now, deadline, tokens);
-        let Err(late) = checked else {
-            return Ok((load.add(deadline, tokens), tokens));
+        (tokens, scope(&load, tokens, budget))
+    }
+
+    fn take_time(&self, now: Instant, deadline: Instant, budget: Duration, tokens: usize) -> Result<WorkId, Refusal> {
+        let mut load = self.load();
+        load.learn_request(now, budget, tokens);
+        let Err(late) = load.check(now, deadline, tokens) else {
+            return Ok(load.add(deadline, tokens));
+        };
+        // A worker that is idle refuses it: that is what the scope says.
+        let scope = if load.is_idle() {
+            RefusalScope::Request
+        } else {
+            RefusalScope::Worker
         };
         if load.is_idle() && load.may_doubt(now) {
             load.doubt(tokens);
@@ -225,13 +234,6 @@ impl Queue {
             ),
         };
         Err(Refusal::new(RefusalKind::Overloaded, why).with_scope(scope))
-    }
-
-    /// Whom a late answer to this request says something about.
-    fn scope_of(&self, budget: Duration, request: &Request) -> RefusalScope {
-        let documents = request.documents.iter().map(|document| document.text.len());
-        let load = self.load();
-        scope(&load, load.estimate(request.query.len(), documents), budget)
     }
 
     fn take(self: &Arc<Queue>, pairs: usize, bytes: usize) -> Result<Share, Refusal> {

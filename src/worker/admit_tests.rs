@@ -75,9 +75,9 @@ async fn what_would_be_late_is_refused_with_the_prediction_and_the_budget() {
     assert_eq!(refusal.kind, RefusalKind::Overloaded);
     assert!(refusal.message.contains("budget of 100 ms"), "{}", refusal.message);
     assert_eq!(refusal.scope, RefusalScope::Request, "too large for its own budget");
-    let first = admit(Duration::from_secs(8), 40).await.expect("in time");
+    let first = admit(Duration::from_secs(7), 40).await.expect("in time");
     // Now it is the queue that is too long: the wait outlasts a budget that is due later.
-    assert!(admit(Duration::from_millis(8_100), 40).await.is_none());
+    assert!(admit(Duration::from_millis(7_100), 40).await.is_none());
     let Answer::Refused(refusal) = receiver.recv().await.unwrap().answer else {
         panic!("scored");
     };
@@ -86,9 +86,9 @@ async fn what_would_be_late_is_refused_with_the_prediction_and_the_budget() {
         RefusalScope::Worker,
         "an idle worker would have taken it"
     );
-    assert!(queue.fullness(now) > 0.8);
+    assert!(queue.fullness(now) > 0.8, "{}", queue.fullness(now));
     assert_eq!(queue.crowding(now), 0.0, "nothing waits behind it");
-    let second = admit(Duration::from_secs(8), 1).await.expect("in time");
+    let second = admit(Duration::from_secs(7), 1).await.expect("in time");
     assert!(queue.crowding(now) > 0.8);
     queue.pressure().await;
     drop(second);
@@ -103,7 +103,7 @@ async fn what_would_be_late_is_refused_with_the_prediction_and_the_budget() {
     assert_eq!(queue.load().tokens(), 40 * 155, "until the answer has left");
     while receiver.try_recv().is_ok() {}
     assert_eq!(queue.load().tokens(), 0);
-    assert!(admit(Duration::from_millis(8_100), 40).await.is_some());
+    assert!(admit(Duration::from_millis(7_100), 40).await.is_some());
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn lists_that_are_too_large_for_their_budget_change_nothing_for_others() {
         now += Duration::from_millis(1);
         let place = outbox.place().await.unwrap();
         let ticket = Ticket::new(place, "inbox".to_owned(), Encoding::Json, now, Duration::from_secs(1));
-        let is_honest = number % 10 == 0;
+        let is_honest = number % 100 == 0;
         let documents = if is_honest { 20 } else { 1000 };
         let request = Request::new("query", std::iter::repeat_n(text.as_str(), documents));
         let decoded = Decoded {

@@ -21,8 +21,8 @@ const WEIGHT: f64 = 0.05;
 const CONFIRMED_FOR: Duration = Duration::from_secs(1);
 /// The longest.
 const CONFIRMED_FOR_MAX: Duration = Duration::from_secs(64);
-/// With a smaller share of requests that can be ready in time, a device is too slow for its callers: one in 64.
-const FEASIBLE_SHARE_MIN: f64 = 1.0 / 64.0;
+/// Without a request for this long that can be ready in time, a device is too slow for its callers.
+const FEASIBLE_FOR: Duration = Duration::from_secs(2);
 /// Tokens that a request is taken to have until some have come: 24 candidates of 100.
 const REQUEST_TOKENS: f64 = 2400.0;
 
@@ -62,8 +62,13 @@ impl Usual {
     fn learn(&mut self, budget: Duration, tokens: usize) {
         self.learned = self.learned.saturating_add(1);
         let weight = WEIGHT.max(1.0 / f64::from(self.learned));
-        self.budget_seconds += weight * (budget.as_secs_f64() - self.budget_seconds);
+        // Each token counts alike, not each request: many small requests with small budgets do not outweigh the work of others.
+        let allowed = self.budget_seconds * self.request_tokens;
+        let allowed = allowed + weight * (budget.as_secs_f64() * tokens as f64 - allowed);
         self.request_tokens += weight * (tokens as f64 - self.request_tokens);
+        if self.request_tokens > 0.0 {
+            self.budget_seconds = allowed / self.request_tokens;
+        }
     }
 }
 
@@ -88,8 +93,8 @@ pub struct Load {
     all: Usual,
     /// The same of requests that an idle device has ready within their budget.
     feasible: Usual,
-    /// The share of those of late, from 0 to 1.
-    feasible_share: f64,
+    /// When the last one of those came.
+    feasible_at: Option<Instant>,
     /// When a doubted prediction last turned out to be right.
     confirmed_at: Option<Instant>,
     /// How long it is believed after that.
@@ -120,7 +125,7 @@ impl Load {
                 request_tokens: REQUEST_TOKENS,
                 learned: 0,
             },
-            feasible_share: 1.0,
+            feasible_at: None,
             confirmed_at: None,
             confirmed_for: CONFIRMED_FOR,
         }
@@ -161,32 +166,30 @@ impl Load {
 
     /// Learns what callers allow and ask for: the measure of a full queue. The first are believed at once. Requests that are too
     /// large for their own budget count by themselves: lists of one caller would have the worker take itself for full, and idle.
-    pub fn learn_request(&mut self, budget: Duration, tokens: usize) {
-        let is_feasible = self.time_alone(tokens) <= budget;
+    pub fn learn_request(&mut self, now: Instant, budget: Duration, tokens: usize) {
         self.all.learn(budget, tokens);
-        self.feasible_share += WEIGHT * (f64::from(u8::from(is_feasible)) - self.feasible_share);
-        if is_feasible {
+        if self.time_alone(tokens) <= budget {
             self.feasible.learn(budget, tokens);
+            self.feasible_at = Some(now);
         }
     }
 
-    /// What room is measured by: requests that this device can have ready in time, unless hardly any is (a device that is too slow
-    /// for its callers has no room, so that others are asked).
-    fn usual(&self) -> &Usual {
-        if self.feasible_share >= FEASIBLE_SHARE_MIN && self.feasible.learned > 0 {
-            &self.feasible
-        } else {
-            &self.all
+    /// What room is measured by: requests that this device can have ready in time, as long as some come, however many others do. A
+    /// device that is too slow for all its callers has no room, so that others are asked.
+    fn usual(&self, now: Instant) -> &Usual {
+        match self.feasible_at {
+            Some(at) if now.saturating_duration_since(at) < FEASIBLE_FOR => &self.feasible,
+            _ => &self.all,
         }
     }
 
     /// How many more requests of the learned size there is room for until all would take this share of what callers allow.
     pub fn room(&self, now: Instant, share: f64) -> usize {
-        let allowed = Duration::from_secs_f64((self.usual().budget_seconds * share).clamp(0.0, 1e6));
+        let allowed = Duration::from_secs_f64((self.usual(now).budget_seconds * share).clamp(0.0, 1e6));
         let Some(tokens_per_second) = self.rate.tokens_per_second(self.batch_tokens) else {
             return usize::MAX;
         };
-        let one = self.usual().request_tokens.max(1.0);
+        let one = self.usual(now).request_tokens.max(1.0);
         // Small batches cost more a token: the next one is looked at by itself.
         if self.ready_in(now, self.tokens.saturating_add(one as usize)) > allowed {
             return 0;
@@ -198,8 +201,8 @@ impl Load {
     /// Whether a worker that has nothing to do should ask for a request, whatever there is room for: yes if one can be ready
     /// within what callers allow, and from time to time even if not, since the prediction may be wrong.
     pub fn may_try(&self, now: Instant) -> bool {
-        let one = self.ready_in(now, self.usual().request_tokens as usize);
-        one.as_secs_f64() <= self.usual().budget_seconds || self.may_doubt(now)
+        let one = self.ready_in(now, self.usual(now).request_tokens as usize);
+        one.as_secs_f64() <= self.usual(now).budget_seconds || self.may_doubt(now)
     }
 
     /// Whether a prediction that nothing is tried against may be doubted: not if it turned out to be right a moment ago.
@@ -228,7 +231,7 @@ impl Load {
 
     /// The same as a share of what callers allow.
     pub fn fullness(&self, now: Instant) -> f64 {
-        self.wait(now).as_secs_f64() / self.usual().budget_seconds.max(1e-3)
+        self.wait(now).as_secs_f64() / self.usual(now).budget_seconds.max(1e-3)
     }
 
     /// The predicted tokens a second of full batches; `None` while nothing was measured.

@@ -161,7 +161,7 @@ impl World {
         let tokens: usize = lengths.iter().map(|&length| length as usize).sum();
         // The estimate before tokenizing is off by up to a fifth.
         let estimate = tokens * self.random.range(80, 120) as usize / 100;
-        self.load.learn_request(budget, estimate);
+        self.load.learn_request(self.now, budget, estimate);
         if self.load.check(self.now, deadline, estimate).is_err() {
             if self.load.is_idle() {
                 self.load.doubt(estimate);
