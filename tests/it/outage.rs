@@ -184,7 +184,7 @@ async fn a_server_that_hangs_is_noticed_and_taken_up_again() {
 async fn a_lame_duck_is_left_for_another_server() {
     let mut nodes = cluster(2, "");
     until("the nodes know each other", || {
-        nodes.iter().all(|node| node.monitor("/routez")["num_routes"] == 1)
+        nodes.iter().all(|node| node.peers() == 1)
     })
     .await;
     // The first alone: it tells of the other.
