@@ -32,10 +32,24 @@ pub(crate) fn parse_switch(text: &str) -> Option<bool> {
     }
 }
 
+/// Where the switch is.
+#[derive(Clone, Debug)]
+pub(crate) struct Bucket {
+    /// The bucket's name.
+    pub(crate) name: String,
+    /// The JetStream domain that it is in; `None`: the one of the servers connected to.
+    pub(crate) domain: Option<String>,
+}
+
 /// Watches `bucket` for as long as the returned receiver or a clone of it lives. It holds `configured` until the bucket
 /// says otherwise, and again once the key is deleted. What the bucket said last holds while JetStream is away.
-pub(crate) fn watch_switch(client: async_nats::Client, bucket: String, configured: bool) -> watch::Receiver<bool> {
+pub(crate) fn watch_switch(client: async_nats::Client, bucket: Bucket, configured: bool) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(configured);
+    let Bucket { name: bucket, domain } = bucket;
+    let api = match domain {
+        Some(domain) => jetstream::with_domain(client.clone(), domain),
+        None => jetstream::new(client.clone()),
+    };
     tokio::spawn(async move {
         let mut pause = PAUSE_MIN;
         let mut complained = false;
@@ -46,7 +60,7 @@ pub(crate) fn watch_switch(client: async_nats::Client, bucket: String, configure
                     pause = PAUSE_MIN;
                     tokio::time::sleep(PAUSE_MIN).await;
                 }
-                let followed = follow(&client, &bucket, configured, &sender, &mut pause, &mut complained).await;
+                let followed = follow(&client, &api, &bucket, configured, &sender, &mut pause, &mut complained).await;
                 // Once for each loss, not for each try.
                 if let Err(error) = followed
                     && !std::mem::replace(&mut complained, true)
@@ -73,6 +87,7 @@ pub(crate) fn watch_switch(client: async_nats::Client, bucket: String, configure
 /// Follows the key until the watch is lost, or (`Ok`) has to be begun anew.
 async fn follow(
     client: &async_nats::Client,
+    api: &jetstream::Context,
     bucket: &str,
     configured: bool,
     sender: &watch::Sender<bool>,
@@ -80,10 +95,7 @@ async fn follow(
     complained: &mut bool,
 ) -> Result<(), String> {
     let opened = tokio::time::timeout(ANSWER_MAX, async {
-        let store = jetstream::new(client.clone())
-            .get_key_value(bucket)
-            .await
-            .map_err(|error| error.to_string())?;
+        let store = api.get_key_value(bucket).await.map_err(|error| error.to_string())?;
         // The present value comes first, then every change.
         let watch = store.watch_with_history(KEY).await.map_err(|error| error.to_string())?;
         let present = store.entry(KEY).await.map_err(|error| error.to_string())?;

@@ -9,18 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
-use async_nats::{ClientError, Event, ServerError};
+use async_nats::{Event, ServerError};
 use tokio::sync::watch;
 
 use super::WorkerError;
 use super::group::GroupAddress;
 use super::status::Status;
 use super::violation::{Complaints, Repeated, Violation};
+use crate::nats::{REFUSALS_MAX, is_refusal};
 use crate::telemetry::names;
 
-/// Refusals of the credentials in a row, after the connection was closed, that end the worker. The client library waits
-/// longer from try to try: so many take some eight seconds.
-const REFUSALS_MAX: u32 = 13;
 /// A server answers sooner than this, or the worker goes on without having heard.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 /// An answer of the server that is here takes no longer than this to be told by the client library.
@@ -110,7 +108,7 @@ impl Link {
             Event::ServerError(ServerError::Other(text)) => self.on_server_error(&text),
             Event::ServerError(error) => tracing::error!(%error, "the NATS server reports an error"),
             // Told while a lost connection is taken up again: once for each try that the server refused.
-            Event::ClientError(ClientError::Other(text)) if text == "authorization violation" => self.on_refusal(),
+            Event::ClientError(error) if is_refusal(&error) => self.on_refusal(),
             Event::ClientError(error) => tracing::warn!(%error, "NATS cannot be reached"),
             event => tracing::info!(%event, "NATS"),
         }
@@ -286,6 +284,8 @@ fn spread() -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use async_nats::ClientError;
+
     use super::*;
 
     fn link() -> Arc<Link> {

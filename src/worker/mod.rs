@@ -249,7 +249,13 @@ async fn serve(
     };
     // Without a bucket the sender is kept here, so that the switch stays as it is.
     let (_configured, switch) = match settings.switch_bucket {
-        Some(bucket) => (None, switch::watch_switch(client.clone(), bucket, settings.enabled)),
+        Some(name) => {
+            let bucket = switch::Bucket {
+                name,
+                domain: settings.switch_domain,
+            };
+            (None, switch::watch_switch(client.clone(), bucket, settings.enabled))
+        }
         None => {
             let (sender, receiver) = watch::channel(settings.enabled);
             (Some(sender), receiver)

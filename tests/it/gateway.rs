@@ -11,7 +11,7 @@ use crate::support::{RawCaller, http, reference};
 const TEXTS: [&str; 4] = ["the text", "another", "pizza recipes", ""];
 
 /// Starts a gateway; the process, and its address once it is ready.
-fn start(url: &str, sets: &[&str]) -> (Worker, String) {
+pub fn start(url: &str, sets: &[&str]) -> (Worker, String) {
     let mut command = program();
     command.args(["gateway", "--nats-url", url, "--listen", "127.0.0.1:0"]);
     for set in [

@@ -22,6 +22,7 @@ mod overload;
 mod oversized;
 mod permissions;
 mod query;
+mod rotation;
 mod rounds;
 mod seeds;
 mod supervisor;
