@@ -264,7 +264,9 @@ fn render(pages: &Pages) -> String {
         metrics::gauge!(names::DEVICE_MEMORY_ALLOCATED_BYTES).set(memory.own.allocated_bytes as f64);
         metrics::gauge!(names::DEVICE_MEMORY_RESERVED_BYTES).set(memory.own.reserved_bytes as f64);
     }
-    pages.metrics.render()
+    let mut text = pages.metrics.render();
+    names::append_seconds(&mut text, names::ALL);
+    text
 }
 
 fn stats(pages: &Pages) -> serde_json::Value {

@@ -182,6 +182,13 @@ impl Link {
         self.told.borrow().connected_at
     }
 
+    /// Returns when there is no connection.
+    pub(super) async fn away(&self) {
+        let mut told = self.told.subscribe();
+        // Proof that it cannot fail: the sender lives in `self`.
+        let _ = told.wait_for(|told| !told.connected).await;
+    }
+
     /// Returns when this worker cannot go on with its NATS system.
     pub(super) async fn lost(&self) -> WorkerError {
         let lost = self

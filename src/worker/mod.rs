@@ -325,7 +325,13 @@ async fn serve(
         queue,
         gatherer,
         engine,
-        flush: client.flush(),
+        flush: async {
+            // What is still to leave when the connection is gone has no more time: see `reply`.
+            tokio::select! {
+                _ = client.flush() => {}
+                () = link.away() => {}
+            }
+        },
         publisher,
         deadlines,
     };

@@ -99,7 +99,7 @@ where
                         // The guard is dropped here: it must not be held while waiting.
                         () = async { let _ = wish.wait_for(|&wish| wish != Wish::Off).await; } => {}
                         () = &mut elsewhere => {
-                            self.link.move_on(self.client).await;
+                            self.move_on(&mut wish).await;
                             elsewhere = Box::pin(self.link.elsewhere(self.client));
                         }
                     }
@@ -129,7 +129,7 @@ where
                 () = &mut elsewhere => {
                     self.leave(&mut group, &mut member, LeaveReason::End).await;
                     self.status.set_state(State::Connecting);
-                    self.link.move_on(self.client).await;
+                    self.move_on(&mut wish).await;
                     elsewhere = Box::pin(self.link.elsewhere(self.client));
                 }
                 () = &mut confirming, if subscribed && !confirmed => {
@@ -154,11 +154,26 @@ where
         }
     }
 
+    /// Moves to another server, unless `wish` ends meanwhile: a stop waits for no server.
+    async fn move_on(&self, wish: &mut watch::Receiver<Wish>) {
+        tokio::select! {
+            () = self.link.move_on(self.client) => {}
+            // The guard is dropped here: it must not be held while waiting.
+            () = async { let _ = wish.wait_for(|&wish| wish == Wish::End).await; } => {}
+        }
+    }
+
     /// Leaves the group, and passes on what still comes.
     async fn leave(&self, group: &mut Group, member: &mut bool, reason: LeaveReason) {
         group.leave().await;
         let mut drained = false;
-        let round_trip = async || self.link.round_trip(self.client, &self.own_subject).await;
+        let round_trip = async || {
+            // Without a connection nothing is under way.
+            tokio::select! {
+                () = self.link.round_trip(self.client, &self.own_subject) => {}
+                () = self.link.away() => {}
+            }
+        };
         while let Some(message) = group.next_leaving(&mut drained, round_trip).await {
             self.pass_on(message).await;
         }

@@ -131,6 +131,7 @@ async fn a_serving_worker_is_ready_and_measured() {
         "rerank_switched_off 0",
         "rerank_group_joins_total 1",
         "rerank_group_leaves_total{reason=\"full\"} 0",
+        "rerank_engine_wasted_seconds_total 0",
         "rerank_engine_wasted_microseconds_total 0",
         "rerank_out_of_memory_total 0",
         "rerank_queue_tokens 0",

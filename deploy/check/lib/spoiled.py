@@ -79,7 +79,7 @@ SPOILED: dict[str, Callable[[dict], object]] = {
     "a Service to a port that is not there": lambda o: o["Service", "nats-rerank-gateway"]["spec"]["ports"][0].update(targetPort="https"),
     "an autoscaler of something else": lambda o: o[SCALED]["spec"]["scaleTargetRef"].update(name="worker"),
     "scaling to zero": lambda o: o[SCALED]["spec"].update(minReplicaCount=0),
-    "a metric that does not exist": query("rerank_engine_busy_microseconds_total", "rerank_engine_busy_seconds_total"),
+    "a metric that does not exist": query("rerank_engine_busy_seconds_total", "rerank_engine_busy_hours_total"),
     "a label that does not exist": query('kind="overloaded"', 'reason="overloaded"'),
     "a label value that never comes": query('stage="queue"', 'stage="wait"'),
     "a query over every namespace": query('{namespace="rerank"}', ""),
@@ -91,7 +91,7 @@ SPOILED_QUERIES: dict[str, Callable[[dict], object]] = {
     "any share of refusals will do": query("> bool 0.01 *", "> bool 0.1 *"),
     "one full worker is enough": query("> bool 0.5)", "> bool 0.2)"),
     "a quantile without a stand-in": query('or sum(rerank_group_member{namespace="rerank"}) * 0', ""),
-    "microseconds taken for seconds": query("/ 1e6", "/ 1e3"),
+    "microseconds taken for seconds": query("rerank_engine_busy_seconds_total", "rerank_engine_busy_microseconds_total"),
 }
 
 # What only the operators' types can notice.
