@@ -147,8 +147,8 @@ pub async fn run(
     life: Arc<Life>,
 ) -> Result<(), GatewayError> {
     let listen = settings.listen;
-    let listener = TcpListener::bind(listen)
-        .await
+    let listener = crate::listen::listen(listen)
+        .and_then(TcpListener::from_std)
         .map_err(|reason| GatewayError::Listen { listen, reason })?;
     let metrics = recorder::install(&[gateway_names::ALL, caller_names::ALL])?;
     gateway_names::describe();

@@ -110,8 +110,7 @@ impl Health {
         silence_max: Duration,
     ) -> Result<Health, HealthError> {
         let refused = |reason| HealthError::Listen { listen, reason };
-        let listener = TcpListener::bind(listen).map_err(refused)?;
-        listener.set_nonblocking(true).map_err(refused)?;
+        let listener = crate::listen::listen(listen).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
