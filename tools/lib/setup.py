@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import checkpoints
 import nats_servers
-from cache import ROOT, SetupError, build_folder, cache_folder, digest, fetch_wheels, is_complete, link, locked, locked_wheels, say
+from cache import ROOT, SetupError, build_folder, cache_folder, cpu, digest, fetch_wheels, is_complete, link, locked, locked_wheels, say
 
 TORCH_VERSION = "2.11.0"
 # Of torch/lib: what libtorch_cpu.so needs to load, CUDA left out. libtorch.so is made here: the wheel's own needs CUDA.
@@ -34,10 +33,6 @@ TORCH_CUDA_LIBS = ["libtorch_cuda.so", "libtorch_cuda_linalg.so", "libc10_cuda.s
 # Of NVIDIA's wheels: what nothing here loads, by the beginning of its name.
 CUDA_LEFT_OUT = ("libcufftw", "libnvblas", "libcusolverMg", "libnvperf", "libpcsampling", "libcheckpoint", "libnvrtc.alt", "libnvrtc-builtins.alt", "nvshmem_")
 CUDA_BYTES_NEEDED = 9_000_000_000
-
-
-def cpu() -> str:
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
 
 
 # --- libtorch --------------------------------------------------------------------------------------------------------
