@@ -182,6 +182,11 @@ impl Link {
         self.told.borrow().connected_at
     }
 
+    /// Whether there is no connection now.
+    pub(super) fn is_away(&self, client: &async_nats::Client) -> bool {
+        client.connection_state() != State::Connected
+    }
+
     /// Returns when there is no connection.
     pub(super) async fn away(&self) {
         let mut told = self.told.subscribe();

@@ -174,8 +174,16 @@ where
                 () = self.link.away() => {}
             }
         };
-        while let Some(message) = group.next_leaving(&mut drained, round_trip).await {
-            self.pass_on(message).await;
+        loop {
+            let message = if self.link.is_away(self.client) {
+                group.next_at_hand().await
+            } else {
+                group.next_leaving(&mut drained, round_trip).await
+            };
+            match message {
+                Some(message) => self.pass_on(message).await,
+                None => break,
+            };
         }
         if std::mem::take(member) {
             self.status.left(reason);
