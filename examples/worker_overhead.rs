@@ -252,6 +252,7 @@ fn settings(url: &str) -> WorkerSettings {
         service_name: "rerank".to_owned(),
         enabled: true,
         switch_bucket: None,
+        switch_domain: None,
         membership: MembershipPolicy {
             leave_at: Some(0.8),
             rejoin_at: 0.5,

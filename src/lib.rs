@@ -23,6 +23,8 @@ pub mod protocol;
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "gateway")]
+mod listen;
 #[cfg(feature = "client")]
 pub mod nats;
 #[cfg(feature = "client")]

@@ -82,12 +82,13 @@ fn report(life: &Life, stopping: bool) -> Report {
     let (phase, status) = match (stopping, life.is_listening(), life.is_connected()) {
         (true, _, _) => (Phase::Stopping, "stopping"),
         (false, false, _) => (Phase::Starting, "starting"),
+        (false, true, false) if life.is_refused() => (Phase::Ready, "listening, NATS refuses the credentials"),
         (false, true, false) => (Phase::Ready, "listening, not connected to NATS"),
         (false, true, true) => (Phase::Ready, "listening, connected to NATS"),
     };
     Report {
         phase,
-        alive: life.silence() <= SILENCE_MAX,
+        alive: life.silence() <= SILENCE_MAX && !life.is_refused(),
         status: status.to_owned(),
     }
 }
@@ -99,6 +100,7 @@ fn settings(config: &Config) -> Result<GatewaySettings, CliError> {
         subject: config.nats.subject.clone(),
         enabled: config.enabled,
         switch_bucket: config.nats.switch_bucket.clone(),
+        switch_domain: config.nats.switch_domain.clone(),
         listen: gateway.listen,
         timeout: gateway.timeout,
         fail_open: gateway.on_failure == OnFailure::Ann,

@@ -202,6 +202,7 @@ fn settings(config: &Config) -> WorkerSettings {
         service_name: config.nats.service_name.clone(),
         enabled: config.enabled,
         switch_bucket: config.nats.switch_bucket.clone(),
+        switch_domain: config.nats.switch_domain.clone(),
         membership: MembershipPolicy {
             leave_at: config.queue.leave_at,
             rejoin_at: config.queue.rejoin_at,

@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 use super::BuildError;
 use crate::nats::Sessions;
-use crate::switch::{parse_switch, watch_switch};
+use crate::switch::{Bucket, parse_switch, watch_switch};
 
 /// The variable of the environment, the worker's too.
 pub(super) const VARIABLE: &str = "RERANK_ENABLED";
@@ -19,7 +19,7 @@ pub(super) struct Enabled {
 
 impl Enabled {
     /// `configured` holds, or the bucket's key while there is one.
-    pub(super) fn new(configured: bool, bucket: Option<(Sessions, String)>) -> Enabled {
+    pub(super) fn new(configured: bool, bucket: Option<(Sessions, Bucket)>) -> Enabled {
         match bucket {
             Some((sessions, bucket)) => Enabled {
                 now: watch_switch(sessions, bucket, configured),

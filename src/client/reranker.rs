@@ -102,6 +102,13 @@ impl Reranker {
         self.shared.asker.caller.is_connected()
     }
 
+    /// Whether the NATS server has refused the credentials for so long that waiting is no use (see [`Caller::is_refused`]).
+    ///
+    /// [`Caller::is_refused`]: super::Caller::is_refused
+    pub fn is_refused(&self) -> bool {
+        self.shared.asker.caller.is_refused()
+    }
+
     /// Puts `documents` (in ANN order) into the order of how well they answer `query`, and keeps the best `top_k` of
     /// them (`10`, or `None` for all).
     ///

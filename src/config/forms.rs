@@ -34,6 +34,11 @@ pub fn subject_prefix(text: &str) -> &str {
     text.strip_suffix(".>").unwrap_or(text)
 }
 
+/// One token of a subject, such as a JetStream domain.
+pub fn is_token(text: &str) -> bool {
+    is_subject(text) && !text.contains('.')
+}
+
 /// A service name by ADR-32.
 pub fn is_service_name(text: &str) -> bool {
     text.len() <= SUBJECT_BYTES_MAX && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')

@@ -26,6 +26,7 @@ pub static KEYS: &[Key] = &[
         ),
         forms::port_hint,
     ),
+    switch("nats.ignore_discovered_servers"),
     text(
         "nats.subject",
         "a NATS subject without wildcards, spaces, empty tokens or a leading `$`",
@@ -41,6 +42,11 @@ pub static KEYS: &[Key] = &[
         "letters, digits, `-` and `_`",
         forms::is_service_name,
     ),
+    optional(
+        "nats.switch_domain",
+        "a name without dots, spaces or wildcards",
+        forms::is_token,
+    ),
     text(
         "nats.service_name",
         "letters, digits, `-` and `_`",
@@ -55,7 +61,9 @@ pub static KEYS: &[Key] = &[
     optional("nats.nkey_seed_file", PATH, forms::is_plain),
     optional("nats.user", "a text without control characters", forms::is_plain),
     secret("nats.password"),
+    optional("nats.password_file", PATH, forms::is_plain),
     secret("nats.token"),
+    optional("nats.token_file", PATH, forms::is_plain),
     switch("nats.tls_required"),
     optional("nats.tls_ca_file", PATH, forms::is_plain),
     optional("nats.tls_cert_file", PATH, forms::is_plain),

@@ -44,12 +44,16 @@ pub struct Config {
 pub struct NatsConfig {
     /// Server URLs, tried in turn.
     pub urls: Vec<ServerUrl>,
+    /// Whether to leave servers alone that a server of the cluster advertises.
+    pub ignore_discovered_servers: bool,
     /// The subject that requests are published to.
     pub subject: String,
     /// The queue group that all workers of one model share.
     pub queue_group: String,
     /// The JetStream KV bucket whose key `enabled` is the live switch.
     pub switch_bucket: Option<String>,
+    /// The JetStream domain that the bucket is in, unless it is the one of the servers here.
+    pub switch_domain: Option<String>,
     /// The name in service discovery (ADR-32).
     pub service_name: String,
     /// The name in server monitoring.
@@ -58,12 +62,16 @@ pub struct NatsConfig {
     pub credentials_file: Option<PathBuf>,
     /// A file that holds an nkey seed.
     pub nkey_seed_file: Option<PathBuf>,
-    /// User name; always with `password`.
+    /// User name; always with `password` or `password_file`.
     pub user: Option<String>,
     /// Password of `user`.
     pub password: Option<Secret>,
+    /// A file that holds the password of `user`.
+    pub password_file: Option<PathBuf>,
     /// Bearer token.
     pub token: Option<Secret>,
+    /// A file that holds the token.
+    pub token_file: Option<PathBuf>,
     /// Refuse a connection without TLS.
     pub tls_required: bool,
     /// Additional root certificates (PEM).
@@ -92,12 +100,15 @@ impl NatsConfig {
     pub fn connection(&self) -> ConnectionSettings {
         ConnectionSettings {
             urls: self.urls.iter().map(|url| url.expose().to_owned()).collect(),
+            ignore_discovered_servers: self.ignore_discovered_servers,
             name: self.connection_name.clone(),
             credentials_file: self.credentials_file.clone(),
             nkey_seed_file: self.nkey_seed_file.clone(),
             user: self.user.clone(),
             password: self.password.as_ref().map(|secret| secret.expose().to_owned()),
+            password_file: self.password_file.clone(),
             token: self.token.as_ref().map(|secret| secret.expose().to_owned()),
+            token_file: self.token_file.clone(),
             tls_required: self.tls_required,
             tls_ca_file: self.tls_ca_file.clone(),
             tls_cert_file: self.tls_cert_file.clone(),

@@ -37,6 +37,7 @@ fn check_login(nats: &Nats, problems: &mut Vec<Problem>) {
         ("nats.nkey_seed_file", !nats.nkey_seed_file.is_empty()),
         ("nats.user", !nats.user.is_empty()),
         ("nats.token", !nats.token.is_empty()),
+        ("nats.token_file", !nats.token_file.is_empty()),
         ("a user in nats.url", in_url),
     ]
     .into_iter()
@@ -48,11 +49,20 @@ fn check_login(nats: &Nats, problems: &mut Vec<Problem>) {
             ways.join(", ")
         )));
     }
-    if nats.user.is_empty() != nats.password.is_empty() {
-        let (set, missing) = if nats.password.is_empty() {
-            ("nats.user", "nats.password")
-        } else {
-            ("nats.password", "nats.user")
+    let passwords = [
+        ("nats.password", !nats.password.is_empty()),
+        ("nats.password_file", !nats.password_file.is_empty()),
+    ];
+    let password = passwords.iter().find(|(_, set)| *set).map(|(name, _)| *name);
+    if passwords.iter().all(|(_, set)| *set) {
+        problems.push(Problem::together(
+            "only one of nats.password and nats.password_file may be set".to_owned(),
+        ));
+    }
+    if nats.user.is_empty() == password.is_some() {
+        let (set, missing) = match password {
+            None => ("nats.user", "nats.password"),
+            Some(name) => (name, "nats.user"),
         };
         problems.push(Problem::together(format!("{set} is set without {missing}")));
     }
@@ -180,16 +190,20 @@ fn convert(raw: Raw) -> Result<Config, UnknownChoice> {
 fn nats(raw: Nats) -> NatsConfig {
     NatsConfig {
         urls: raw.url.into_iter().map(ServerUrl::new).collect(),
+        ignore_discovered_servers: raw.ignore_discovered_servers,
         subject: raw.subject,
         queue_group: raw.queue_group,
         switch_bucket: unless_empty(raw.switch_bucket),
+        switch_domain: unless_empty(raw.switch_domain),
         service_name: raw.service_name,
         connection_name: raw.connection_name,
         credentials_file: path(raw.credentials_file),
         nkey_seed_file: path(raw.nkey_seed_file),
         user: unless_empty(raw.user),
         password: secret(raw.password),
+        password_file: path(raw.password_file),
         token: secret(raw.token),
+        token_file: path(raw.token_file),
         tls_required: raw.tls_required,
         tls_ca_file: path(raw.tls_ca_file),
         tls_cert_file: path(raw.tls_cert_file),

@@ -21,7 +21,10 @@ impl Config {
             "enabled = false: the worker takes no requests".to_owned(),
         );
         let nats = &self.nats;
-        let login = nats.password.is_some() || nats.token.is_some();
+        let login = nats.password.is_some()
+            || nats.token.is_some()
+            || nats.password_file.is_some()
+            || nats.token_file.is_some();
         for url in &nats.urls {
             warn(
                 (login || forms::has_user(url.expose()))
@@ -85,6 +88,8 @@ impl Config {
         [
             ("nats.credentials_file", &nats.credentials_file),
             ("nats.nkey_seed_file", &nats.nkey_seed_file),
+            ("nats.password_file", &nats.password_file),
+            ("nats.token_file", &nats.token_file),
             ("nats.tls_ca_file", &nats.tls_ca_file),
             ("nats.tls_cert_file", &nats.tls_cert_file),
             ("nats.tls_key_file", &nats.tls_key_file),

@@ -60,6 +60,8 @@ pub struct GatewaySettings {
     pub enabled: bool,
     /// The JetStream KV bucket of the live switch.
     pub switch_bucket: Option<String>,
+    /// The JetStream domain that the bucket is in, unless it is the one of the servers connected to.
+    pub switch_domain: Option<String>,
     /// Where to listen for HTTP; port 0: any free one.
     pub listen: SocketAddr,
     /// The budget of a ranking, unless the request has a smaller one.
@@ -109,6 +111,9 @@ pub enum GatewayError {
     Recorder(#[from] metrics_exporter_prometheus::BuildError),
 }
 
+/// Why a gateway is not alive whose credentials were refused again and again: whoever watches over it starts it with others.
+const REFUSED: &str = "the NATS server refuses the credentials";
+
 /// What all requests share.
 struct Gateway {
     settings: GatewaySettings,
@@ -129,6 +134,8 @@ impl Gateway {
     fn why_not_ready(&self) -> Option<&'static str> {
         if self.stopping.load(Ordering::Acquire) {
             Some("stopping")
+        } else if self.reranker.is_refused() {
+            Some(REFUSED)
         } else if !self.reranker.is_connected() {
             Some("not connected to NATS")
         } else {
@@ -148,8 +155,8 @@ pub async fn run(
     life: Arc<Life>,
 ) -> Result<(), GatewayError> {
     let listen = settings.listen;
-    let listener = TcpListener::bind(listen)
-        .await
+    let listener = crate::listen::listen(listen)
+        .and_then(TcpListener::from_std)
         .map_err(|reason| GatewayError::Listen { listen, reason })?;
     let metrics = recorder::install(&[gateway_names::ALL, caller_names::ALL])?;
     gateway_names::describe();
@@ -178,7 +185,7 @@ pub async fn run(
     tokio::select! {
         () = serve::serve(listener, &gateway, stopped) => {}
         // In the very task that accepts, so that one does not go on without the other.
-        () = life.pulse(|| gateway.reranker.is_connected()) => {}
+        () = life.pulse(|| (gateway.reranker.is_connected(), gateway.reranker.is_refused())) => {}
         () = recorder::upkeep(&gateway.metrics) => {}
     }
     Ok(())
@@ -194,6 +201,9 @@ async fn connect(settings: &GatewaySettings) -> Result<Reranker, BuildError> {
         .read_environment(false);
     if let Some(bucket) = &settings.switch_bucket {
         builder = builder.switch_bucket(bucket);
+    }
+    if let Some(domain) = &settings.switch_domain {
+        builder = builder.switch_domain(domain);
     }
     if let Some(pairs) = settings.split_pairs {
         builder = builder.split_pairs(pairs);

@@ -9,7 +9,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::json;
 
-use super::Gateway;
+use super::{Gateway, REFUSED};
 use crate::telemetry::{gateway_names, process, recorder};
 
 const JSON: &str = "application/json";
@@ -35,7 +35,10 @@ fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>)
     response
 }
 
-pub(super) async fn alive() -> Response {
+pub(super) async fn alive(State(gateway): Shared) -> Response {
+    if gateway.reranker.is_refused() {
+        return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not alive: {REFUSED}\n"));
+    }
     answer(StatusCode::OK, TEXT, "alive\n")
 }
 

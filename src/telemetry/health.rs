@@ -121,8 +121,7 @@ impl Health {
         silence_max: Duration,
     ) -> Result<Health, HealthError> {
         let refused = |reason| HealthError::Listen { listen, reason };
-        let listener = TcpListener::bind(listen).map_err(refused)?;
-        listener.set_nonblocking(true).map_err(refused)?;
+        let listener = crate::listen::listen(listen).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -284,7 +283,9 @@ fn render(pages: &Pages) -> String {
         metrics::gauge!(names::DEVICE_MEMORY_ALLOCATED_BYTES).set(memory.own.allocated_bytes as f64);
         metrics::gauge!(names::DEVICE_MEMORY_RESERVED_BYTES).set(memory.own.reserved_bytes as f64);
     }
-    pages.metrics.render()
+    let mut text = pages.metrics.render();
+    names::append_seconds(&mut text, names::ALL);
+    text
 }
 
 fn stats(pages: &Pages) -> serde_json::Value {

@@ -347,6 +347,20 @@ impl Group {
         }
     }
 
+    /// The next message that has come already while leaving; `None` when that is over. For a lost connection, over which
+    /// nothing comes that could be waited for.
+    pub(super) async fn next_at_hand(&mut self) -> Option<Message> {
+        if self.held.is_empty() {
+            self.take_what_is_there().await;
+        }
+        let message = self.held.pop_front();
+        if message.is_none() {
+            self.live.clear();
+            self.let_go().await;
+        }
+        message
+    }
+
     /// Once nothing is read any more: if the connection was lost while the group was left, the server may hold a
     /// subscription that the client library has made again and forgotten since. Nothing but a new connection ends it.
     async fn let_go(&mut self) {

@@ -265,7 +265,13 @@ async fn serve(
     };
     // Without a bucket the sender is kept here, so that the switch stays as it is.
     let (_configured, switch) = match settings.switch_bucket {
-        Some(bucket) => (None, switch::watch_switch(sessions.clone(), bucket, settings.enabled)),
+        Some(name) => {
+            let bucket = switch::Bucket {
+                name,
+                domain: settings.switch_domain,
+            };
+            (None, switch::watch_switch(sessions.clone(), bucket, settings.enabled))
+        }
         None => {
             let (sender, receiver) = watch::channel(settings.enabled);
             (Some(sender), receiver)
@@ -337,7 +343,14 @@ async fn serve(
         queue,
         gatherer,
         engine,
-        flush: async move { sessions.client().flush().await },
+        flush: async move {
+            // What is still to leave when the connection is gone has no more time: see `reply`.
+            let client = sessions.client();
+            tokio::select! {
+                _ = client.flush() => {}
+                () = link.away() => {}
+            }
+        },
         publisher,
         deadlines,
     };

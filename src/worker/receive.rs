@@ -133,7 +133,7 @@ where
                         // The guard is dropped here: it must not be held while waiting.
                         () = async { let _ = wish.wait_for(|&wish| wish != Wish::Off).await; } => {}
                         () = &mut elsewhere => {
-                            self.link.move_on(&session.client).await;
+                            self.move_on(&session, &mut wish).await;
                             elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
                         }
                     }
@@ -159,7 +159,7 @@ where
                 () = &mut elsewhere => {
                     self.leave(&session, &mut group, &mut member, LeaveReason::End).await;
                     self.status.set_state(State::Connecting);
-                    self.link.move_on(&session.client).await;
+                    self.move_on(&session, &mut wish).await;
                     elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
                 }
                 () = async {
@@ -241,13 +241,36 @@ where
         Ok(next)
     }
 
+    /// Moves to another server, unless `wish` ends meanwhile: a stop waits for no server.
+    async fn move_on(&self, session: &Session, wish: &mut watch::Receiver<Wish>) {
+        tokio::select! {
+            () = self.link.move_on(&session.client) => {}
+            // The guard is dropped here: it must not be held while waiting.
+            () = async { let _ = wish.wait_for(|&wish| wish == Wish::End).await; } => {}
+        }
+    }
+
     /// Leaves the group, and passes on what still comes.
     async fn leave(&self, session: &Session, group: &mut Group, member: &mut bool, reason: LeaveReason) {
         group.leave().await;
         let mut drained = false;
-        let round_trip = async || self.link.round_trip(&session.client).await;
-        while let Some(message) = group.next_leaving(&mut drained, round_trip).await {
-            self.pass_on(message).await;
+        let round_trip = async || {
+            // Without a connection nothing is under way.
+            tokio::select! {
+                () = self.link.round_trip(&session.client) => {}
+                () = self.link.away() => {}
+            }
+        };
+        loop {
+            let message = if self.link.is_away(&session.client) {
+                group.next_at_hand().await
+            } else {
+                group.next_leaving(&mut drained, round_trip).await
+            };
+            match message {
+                Some(message) => self.pass_on(message).await,
+                None => break,
+            };
         }
         if std::mem::take(member) {
             self.status.left(reason);

@@ -39,12 +39,18 @@ pub(super) async fn publish_answers(
 ) {
     let mut way = Way::new(sessions, link);
     let mut burst = Vec::with_capacity(BURST);
+    let mut owed_until = Instant::now();
     while outbox.recv_many(&mut burst, BURST).await > 0 {
         for outgoing in burst.drain(..) {
+            owed_until = owed_until.max(outgoing.deadline);
             publish(outgoing, &mut way, &worker_id, activation, &status).await;
         }
         // Normally microseconds. If it takes longer, the next answer has to wait for it.
         let _ = way.has_left(Instant::now() + PUBLISH_TIMEOUT).await;
+    }
+    // The end: what is still in the client library is owed for as long as somebody waits for it.
+    if way.leaving.is_some() {
+        let _ = way.has_left(owed_until).await;
     }
 }
 

@@ -131,6 +131,7 @@ async fn a_serving_worker_is_ready_and_measured() {
         "rerank_switched_off 0",
         "rerank_group_joins_total 1",
         "rerank_group_leaves_total{reason=\"full\"} 0",
+        "rerank_engine_wasted_seconds_total 0",
         "rerank_engine_wasted_microseconds_total 0",
         "rerank_out_of_memory_total 0",
         "rerank_queue_tokens 0",
@@ -342,4 +343,21 @@ async fn an_idle_engine_shows_that_it_is_alive() {
     }
     let (_, stats) = json(&address, "/stats");
     assert_eq!(stats["batch"]["count"], 0, "a heart-beat is no batch");
+}
+
+/// As in a cluster of IPv6 alone: NATS, the health listener, and who asks it. The wildcard takes IPv4 as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv6_is_enough() {
+    let server = NatsServer::start_with(&["-a", "::1"]);
+    assert!(server.url.contains("[::1]"), "{}", server.url);
+    let worker = Worker::start(&server.url, &reference("bert-small"), &["health.listen=[::]:0"]);
+    let caller = RawCaller::connect(&server.url).await;
+    caller.ask(&Request::new("q", ["a"])).await.scored();
+    let address = worker.health_address();
+    let port = address.strip_prefix("[::]:").expect("IPv6's wildcard");
+    for host in ["[::1]", "127.0.0.1"] {
+        assert_eq!(get(&format!("{host}:{port}"), "/livez").0, 200, "{host}");
+    }
+    let asked = healthcheck(&["--url", &format!("http://[::1]:{port}/readyz")]);
+    assert!(asked.status.success(), "{asked:?}");
 }

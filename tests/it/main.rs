@@ -25,6 +25,7 @@ mod pen;
 mod permissions;
 mod query;
 mod refused;
+mod rotation;
 mod rounds;
 mod seeds;
 mod supervisor;

@@ -13,7 +13,7 @@ use nats_rerank::worker::WorkerSettings;
 
 use crate::faults::{InProcess, Script, lengths};
 use crate::support::ledger::{Ending, Load};
-use crate::support::nats_server::{NatsServer, cluster};
+use crate::support::nats_server::{NatsServer, cluster, free_port};
 use crate::support::proxy::Proxy;
 use crate::support::worker::Worker;
 use crate::support::{PATIENCE, RawCaller, reference, until};
@@ -184,7 +184,7 @@ async fn a_server_that_hangs_is_noticed_and_taken_up_again() {
 async fn a_lame_duck_is_left_for_another_server() {
     let mut nodes = cluster(2, "");
     until("the nodes know each other", || {
-        nodes.iter().all(|node| node.monitor("/routez")["num_routes"] == 1)
+        nodes.iter().all(|node| node.peers() == 1)
     })
     .await;
     // The first alone: it tells of the other.
@@ -226,6 +226,71 @@ async fn a_lame_duck_that_is_the_only_server_is_kept_until_it_goes() {
     caller.ask(&small()).await.scored();
     assert!(worker.ready());
     assert_eq!(worker.metric("rerank_nats_reconnects_total"), 0.0);
+}
+
+/// Nothing is owed, so nothing is waited for: neither an answer of the server nor for the last bytes to leave.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_without_nats_waits_for_no_server() {
+    let server = NatsServer::start();
+    let mut worker = prompt(&server.url);
+    drop(server);
+    until("unready", || !worker.ready()).await;
+    worker.signal("TERM");
+    assert_eq!(worker.wait().code(), Some(143), "{}", worker.log());
+    for waited in ["does not answer in time", "may not have left", "could not be sent"] {
+        assert_eq!(worker.count_log(waited), 0, "{}", worker.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_on_the_way_to_another_server_waits_for_no_server() {
+    let server = NatsServer::start();
+    // The other one that it knows of is not there.
+    let both = format!("{},nats://127.0.0.1:{}", server.url, free_port());
+    let mut worker = prompt(&both);
+    server.signal("USR2");
+    until("left for the other", || server.members(SUBJECT) == 0).await;
+    until("on its way", || !worker.ready()).await;
+    worker.signal("TERM");
+    assert_eq!(worker.wait().code(), Some(143), "{}", worker.log());
+    assert_eq!(
+        worker.count_log("no other NATS server could be reached"),
+        0,
+        "{}",
+        worker.log()
+    );
+    assert_eq!(worker.count_log("moved to another"), 0, "{}", worker.log());
+}
+
+/// What was taken is computed and answered, if the connection is back while its caller waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_without_nats_waits_for_what_is_owed() {
+    let server = NatsServer::start();
+    let network = Proxy::start(server.address()).await;
+    let (release, script) = held();
+    let through = |settings: &mut WorkerSettings| {
+        settings.connection.urls = vec![network.url.clone()];
+        settings.grace = PATIENCE;
+    };
+    let worker = InProcess::start(&server, through, script).await;
+    let caller = RawCaller::connect(&server.url).await;
+    let mut inbox = caller.client.subscribe("_INBOX.owed").await.expect("a subscription");
+    publish(&caller, "_INBOX.owed", &small(), PATIENCE).await;
+    until("it is there", || worker.status.queue_requests() == 1).await;
+    network.cut();
+    until("the worker has noticed", || !worker.status.snapshot().connected).await;
+    let status = worker.status.clone();
+    let stopped = tokio::spawn(worker.stop());
+    until("stopping", || status.state().name() == "stopping").await;
+    release.send(()).expect("an engine that waits");
+    network.heal(server.address());
+    let answer = tokio::time::timeout(PATIENCE, inbox.next())
+        .await
+        .expect("an answer in time");
+    assert!(answer.is_some());
+    stopped.await.expect("the stop").expect("a clean stop");
+    let read = status.snapshot();
+    assert_eq!((read.received, read.scored, read.dropped), (1, 1, 0));
 }
 
 /// A message to the workers as raw bytes, which the server passes on as they are.
@@ -341,7 +406,10 @@ async fn a_worker_that_the_server_throws_out_as_too_slow_comes_back() {
         let caller = caller.clone();
         async move { flood(&caller, 60, body.to_string().into_bytes()).await }
     });
-    until("thrown out", || server.monitor("/varz")["slow_consumers"] == 1).await;
+    until("thrown out", || {
+        server.monitor("/varz")["slow_consumers"].as_u64() >= Some(1)
+    })
+    .await;
     worker.signal("CONT");
     until("back", || {
         worker.metric("rerank_nats_reconnects_total") == 1.0 && worker.ready()

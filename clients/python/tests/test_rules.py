@@ -217,3 +217,10 @@ def test_refusals(code: str, body: Any, kind: str) -> None:
     reply = open_reply({"nats-service-error-code": code}, written, PART)
     assert isinstance(reply, Missing)
     assert (reply.reason, reply.kind) == ("refused", kind)
+
+
+def test_a_stream_that_captures_the_subject_is_named() -> None:
+    reply = open_reply(None, b'{"stream":"EVERYTHING","seq":7}', PART)
+    assert isinstance(reply, Missing)
+    assert reply.reason == "bad_reply"
+    assert "`EVERYTHING` captures the subject" in (reply.detail or "")

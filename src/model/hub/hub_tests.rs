@@ -673,6 +673,38 @@ fn a_warm_cache_outlives_the_hub_and_a_cold_one_says_what_is_missing() {
     assert!(matches!(failure, HubFailure::Connection { .. }), "{failure}");
 }
 
+/// Files where folders would have to be made stand for a read-only mount: tests may run as root, who may write anywhere.
+#[test]
+fn a_cache_that_cannot_be_written_serves_what_it_has_whole_of_a_branch_that_has_moved() {
+    const OLD: &str = "76543210fedcba9876543210fedcba9876543210";
+    let hub = Hub::start();
+    let cache = tempfile::tempdir().unwrap();
+    let source = hub.source(cache.path());
+    fetch_now(&source).unwrap();
+    let repo = repo(cache.path());
+    let (old, new) = (repo.join("snapshots").join(OLD), repo.join("snapshots").join(COMMIT));
+    fs::rename(&new, &old).unwrap();
+    fs::write(repo.join("refs").join("main"), OLD).unwrap();
+    fs::write(&new, "").unwrap();
+    assert_eq!(fetch_now(&source).unwrap().commit, OLD);
+    // A pinned commit is that commit or nothing.
+    let pinned = ModelSource {
+        revision: COMMIT.to_owned(),
+        ..source.clone()
+    };
+    assert!(matches!(fetch_now(&pinned), Err(ModelError::Io { .. })));
+    // Nor is half a snapshot served.
+    fs::rename(old.join(WEIGHTS), old.join("elsewhere")).unwrap();
+    assert!(matches!(fetch_now(&source), Err(ModelError::Io { .. })));
+    fs::rename(old.join("elsewhere"), old.join(WEIGHTS)).unwrap();
+    // The new commit is whole, and only the note of it cannot be written.
+    fs::remove_file(&new).unwrap();
+    fs::rename(&old, &new).unwrap();
+    fs::remove_dir_all(repo.join("refs")).unwrap();
+    fs::write(repo.join("refs"), "").unwrap();
+    assert_eq!(fetch_now(&source).unwrap().commit, COMMIT);
+}
+
 #[test]
 fn shards_are_fetched_and_a_name_cannot_reach_out_of_the_folder() {
     let (hub, cache) = (Hub::start(), tempfile::tempdir().unwrap());
