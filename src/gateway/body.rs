@@ -25,11 +25,10 @@ pub(super) type Misread = (Refusal, Dialect);
 impl Asked {
     /// Reads a body that came in at `door`, with at most so many documents.
     pub(super) fn read(door: Door, body: &[u8], documents_max: usize, any_model: bool) -> Result<Asked, Misread> {
-        let mut sink = BodySink {
+        let (sink, read) = reader::read(Encoding::Json, body, || BodySink {
             fields: RequestSink::within(documents_max),
             ..BodySink::default()
-        };
-        let read = reader::read(Encoding::Json, body, &mut sink);
+        });
         let dialect = match door {
             // TEI's name for the documents gives it away.
             Door::Rerank if sink.fields.has_texts() => Dialect::Tei,

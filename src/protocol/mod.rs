@@ -22,6 +22,7 @@ pub(crate) mod reader;
 mod refusal;
 mod reply;
 mod request;
+mod surrogates;
 #[cfg(test)]
 mod tests;
 mod trace_context;

@@ -10,8 +10,9 @@ use std::fmt;
 use serde::Deserialize as _;
 use serde::de::{self, Deserializer, IgnoredAny};
 
-use super::Encoding;
+use super::encoding::{BYTE_ORDER_MARK, Encoding};
 use super::place::{Found, Place, Step};
+use super::surrogates;
 use super::visit::{Any, Single};
 
 /// How deep values may nest in MessagePack. (serde_json has a bound of its own, 128, for what is looked into, and skips
@@ -41,8 +42,26 @@ pub(crate) struct Plain;
 
 impl Sink for Plain {}
 
-/// Reads `body`, which must hold one object and nothing else, into `sink`. The error is a message for people.
-pub(crate) fn read<S: Sink>(encoding: Encoding, body: &[u8], sink: &mut S) -> Result<(), String> {
+/// Reads `body`, which must hold one object and nothing else, into a sink of `fresh`. The error is a message for people;
+/// the sink comes back in either case.
+///
+/// A text cut through the middle of a character (half of a surrogate pair) is no reason to refuse a request: the half is
+/// read as U+FFFD. Only a body that cannot be read is searched for such halves (`surrogates`), and then read once more.
+pub(crate) fn read<S: Sink>(encoding: Encoding, body: &[u8], fresh: impl Fn() -> S) -> (S, Result<(), String>) {
+    let mut sink = fresh();
+    let first = read_once(encoding, body, &mut sink);
+    let Err(_) = &first else { return (sink, first) };
+    match surrogates::replaced(encoding, body) {
+        None => (sink, first),
+        Some(body) => {
+            let mut sink = fresh();
+            let second = read_once(encoding, &body, &mut sink);
+            (sink, second)
+        }
+    }
+}
+
+fn read_once<S: Sink>(encoding: Encoding, body: &[u8], sink: &mut S) -> Result<(), String> {
     let reader = Reader::default();
     match encoding {
         Encoding::Json => read_json(body, &reader, sink),
@@ -57,6 +76,8 @@ pub(crate) fn read<S: Sink>(encoding: Encoding, body: &[u8], sink: &mut S) -> Re
 }
 
 fn read_json<S: Sink>(body: &[u8], reader: &Reader, sink: &mut S) -> Result<(), String> {
+    // .NET's UTF-8 encoding writes one by default.
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let text = std::str::from_utf8(body)
         .map_err(|error| format!("not JSON: it is not UTF-8 from byte {} on", error.valid_up_to()))?;
     let mut json = serde_json::Deserializer::from_str(text);

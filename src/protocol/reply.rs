@@ -122,8 +122,8 @@ impl Reply {
     /// The body is not a reply: a field is missing or of another type, or a score is not finite. `usage` and
     /// `timings_ms` may be missing, in whole or in part; what is missing is zero.
     pub fn decode(encoding: Encoding, body: &[u8]) -> Result<Reply, DecodeError> {
-        let mut sink = ReplySink::default();
-        reader::read(encoding, body, &mut sink).map_err(DecodeError::new)?;
+        let (sink, read) = reader::read(encoding, body, ReplySink::default);
+        read.map_err(DecodeError::new)?;
         let missing = |field, expected| move || DecodeError::new(reader::missing(field, expected));
         Ok(Reply {
             rankings: sink.rankings.ok_or_else(missing("rankings", "an array"))?,

@@ -81,8 +81,8 @@ impl Request {
     /// # Errors
     /// As [`Request::decode`], and `too_large` for more documents, naming limit and number.
     pub fn decode_within(encoding: Encoding, body: &[u8], documents_max: usize) -> Result<Request, Refusal> {
-        let mut sink = RequestSink::within(documents_max);
-        reader::read(encoding, body, &mut sink).map_err(Refusal::invalid)?;
+        let (sink, read) = reader::read(encoding, body, || RequestSink::within(documents_max));
+        read.map_err(Refusal::invalid)?;
         sink.finish()
     }
 
