@@ -54,6 +54,14 @@ pub fn is_origin(text: &str) -> bool {
     text == "*" || (is_web_url(text) && !text.ends_with('/') && text.matches('/').count() == 2 && text.is_ascii())
 }
 
+/// A model's name and the subject of its workers: `bge-m3=rerank.v1.score.bge-m3`.
+pub fn is_named_subject(text: &str) -> bool {
+    // A subject may hold `=`, a name not.
+    text.split_once('=').is_some_and(|(name, subject)| {
+        !name.trim().is_empty() && is_plain(name) && !name.contains(['"', '\'', '[', ']']) && is_subject(subject)
+    })
+}
+
 /// A branch, tag or commit: it becomes a part of paths and addresses.
 pub fn is_revision(text: &str) -> bool {
     text.len() <= SUBJECT_BYTES_MAX
@@ -182,6 +190,21 @@ mod tests {
 
     #[test]
     fn origins() {
+        all(
+            is_named_subject,
+            &["bge-m3=rerank.v1.score.bge-m3", "BAAI/bge-reranker-v2-m3=a=b"],
+            &[
+                "",
+                "=",
+                "name",
+                "name=",
+                "=subject",
+                " =subject",
+                "name=a b",
+                "name=a.>",
+                "na\nme=a",
+            ],
+        );
         all(
             is_origin,
             &["*", "https://shop.example", "http://127.0.0.1:3000"],

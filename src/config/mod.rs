@@ -26,7 +26,7 @@ mod value;
 mod warnings;
 
 pub use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice, UnknownChoice};
-pub use choices::{LogFormat, OnFailure, Profile};
+pub use choices::{FallbackScores, LogFormat, OnFailure, Profile};
 pub use layers::{Flag, Sources};
 pub use problem::{ConfigError, Problem, Source};
 pub use reference::{REFERENCE_BEGIN, REFERENCE_END, reference};

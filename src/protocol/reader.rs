@@ -23,11 +23,18 @@ const DEPTH_MAX: usize = 128;
 pub(crate) trait Sink {
     /// The fields that an object may have here; others are skipped. Empty: no object may stand here.
     const FIELDS: &'static [&'static str] = &[];
+    /// Whether an object may have any field here: those that are not in `FIELDS` come to [`Sink::other`].
+    const ANY_FIELD: bool = false;
     /// Whether an array may stand here.
     const ELEMENTS: bool = false;
 
     /// Takes the value of a field, one of `FIELDS`. Each comes once at most.
     fn field<'de, D: Deserializer<'de>>(&mut self, _name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
+        value.skip()
+    }
+
+    /// Takes the value of a field that is not in `FIELDS`, where any may come.
+    fn other<'de, D: Deserializer<'de>>(&mut self, _name: &str, value: Value<'_, D>) -> Result<(), D::Error> {
         value.skip()
     }
 
@@ -242,6 +249,53 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
             Found::Float(value) => Some(*value),
             _ => None,
         })
+    }
+
+    /// A boolean as web frameworks take it from an option: `"true"`, `"1"`, `"yes"`, `"on"`, 1, and their opposites.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn lax_boolean(self) -> Result<Option<bool>, D::Error> {
+        self.plain("a boolean", |found| match found {
+            Found::Bool(value) => Some(*value),
+            Found::Integer(0) => Some(false),
+            Found::Integer(1) => Some(true),
+            Found::Text(text) => match &*text.trim().to_ascii_lowercase() {
+                "true" | "t" | "yes" | "y" | "on" | "1" => Some(true),
+                "false" | "f" | "no" | "n" | "off" | "0" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    /// An integer as web frameworks take it from an option: also a whole number with a fraction of zero (`3.0`), and either
+    /// as a string.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn lax_integer(self) -> Result<Option<i64>, D::Error> {
+        /// Up to here a double holds every integer.
+        const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+        let whole = |value: f64| (value.fract() == 0.0 && value.abs() <= WHOLE_MAX).then_some(value as i64);
+        self.plain("an integer", |found| match found {
+            Found::Integer(value) => Some(*value),
+            Found::Unsigned(_) => Some(i64::MAX),
+            Found::Float(value) => whole(*value),
+            Found::Text(text) => {
+                let text = text.trim();
+                text.parse().ok().or_else(|| whole(text.parse().ok()?))
+            }
+            _ => None,
+        })
+    }
+
+    /// The value as it stands in the JSON, halves of surrogate pairs replaced.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn json(self) -> Result<Box<serde_json::value::RawValue>, D::Error> {
+        use serde_json::value::RawValue;
+        self.reader.at.set(self.place);
+        let raw = Box::<RawValue>::deserialize(self.deserializer)?;
+        // What is skipped is not held to be a text; so this is where halves are found.
+        let mended = surrogates::replaced(Encoding::Json, raw.get().as_bytes())
+            .and_then(|bytes| RawValue::from_string(String::from_utf8(bytes).ok()?).ok());
+        Ok(mended.unwrap_or(raw))
     }
 
     /// A number as the single-precision float that it was written from.

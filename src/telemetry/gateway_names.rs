@@ -15,7 +15,16 @@ pub const CONNECTIONS_OPEN: &str = "rerank_gateway_connections_open";
 pub const CONNECTED: &str = "rerank_gateway_connected";
 
 /// Values of the label `route`.
-pub const ROUTES: &[&str] = &["rerank", "v1", "v2"];
+pub const ROUTES: &[&str] = &[
+    "rerank",
+    "v1",
+    "v2",
+    "v3",
+    "reranking",
+    "zeroentropy",
+    "ranking",
+    "score",
+];
 /// Values of the label `outcome`.
 pub const OUTCOMES: &[&str] = &[
     "reranked",

@@ -451,6 +451,7 @@ fn reply(scores: &[f32]) -> Reply {
             })
             .collect(),
         top_k_applied: false,
+        below_min_score: None,
         model: "m".into(),
         usage: Usage {
             pairs: 24,
