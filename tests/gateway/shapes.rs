@@ -338,7 +338,7 @@ async fn the_body_says_that_nothing_or_only_a_part_was_ranked() {
             "{path}: {answer}"
         );
         assert!(
-            warning(&answer).is_some_and(|text| text.contains("1 documents were not scored")),
+            warning(&answer).is_some_and(|text| text.contains("not scored: 1 documents")),
             "{path}: {answer}"
         );
     }
@@ -510,6 +510,61 @@ async fn several_models_are_chosen_by_name() {
     assert_eq!(by(&strict, "/v1/rerank", "whatever"), None);
     assert_eq!(strict.get("/v1/models/whatever").status, 404);
     assert_eq!(strict.get("/v1/models/short").status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workers_say_what_their_limits_are() {
+    let server = NatsServer::start();
+    let _worker = Fake::start(&server, "w", right).await;
+    let gateway = Gateway::start(&server.url, &[]);
+    let unknown = gateway.get("/info").ok();
+    assert_eq!(
+        (&unknown["max_input_length"], &unknown["model_dtype"]),
+        (&Value::Null, &Value::Null)
+    );
+
+    let told = |subject: &str, length_max: &str| {
+        let metadata = json!({
+            "model": "told", "precision": "bf16", "length_max": length_max, "batch_tokens_max": "8192", "documents_max": "100",
+        });
+        json!({"name": "rerank", "id": subject, "metadata": metadata, "endpoints": [{"subject": subject}]}).to_string()
+    };
+    let answers = [
+        told("rerank.v1.score", "512"),
+        told("rerank.v1.score", "256"),
+        // Another model's worker, and nonsense.
+        told("another.subject", "8"),
+        "nonsense".to_owned(),
+    ];
+    let client = async_nats::connect(&server.url).await.expect("a connection");
+    let mut asked = client.subscribe("$SRV.INFO.rerank").await.expect("a subscription");
+    client.flush().await.expect("flushed");
+    tokio::spawn(async move {
+        while let Some(message) = futures_util::StreamExt::next(&mut asked).await {
+            let inbox = message.reply.expect("an inbox");
+            for answer in &answers {
+                client
+                    .publish(inbox.clone(), answer.clone().into())
+                    .await
+                    .expect("published");
+            }
+        }
+    });
+    let told = crate::process::wait("the limits", || {
+        let info = gateway.get("/info").ok();
+        (info["max_input_length"] != Value::Null).then_some(info)
+    });
+    assert_eq!(
+        [
+            &told["max_input_length"],
+            &told["max_batch_tokens"],
+            &told["max_client_batch_size"],
+            &told["tokenization_workers"]
+        ],
+        [&json!(256), &json!(8192), &json!(100), &json!(2)]
+    );
+    assert_eq!(told["model_dtype"], "bfloat16");
+    assert_eq!(gateway.get("/meta").ok()["subject"], "rerank.v1.score");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,7 +45,7 @@ impl Notice {
         };
         let partial = reranked.partial.map(|partial| {
             warnings.push(format!(
-                "{} documents were not scored ({}): such come last, in the order they came in, and their scores mean nothing",
+                "not scored: {} documents ({}); they come last, in the order they came in, and their scores mean nothing",
                 partial.unscored,
                 partial.reason.name()
             ));
