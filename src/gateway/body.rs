@@ -281,7 +281,8 @@ impl BodySink {
             dialect,
             returns_documents: self.returns.unwrap_or(dialect.returns_documents),
             asks_for_documents: self.returns == Some(true),
-            documents_as_strings: self.logits.is_some_and(|(name, _)| name == "raw_scores"),
+            documents_as_strings: dialect.documents_as_strings
+                || self.logits.is_some_and(|(name, _)| name == "raw_scores"),
             warnings: self.unused.iter().filter_map(|name| warning(name)).collect(),
         })
     }

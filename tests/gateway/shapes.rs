@@ -159,6 +159,10 @@ async fn every_path_answers_in_the_shape_that_its_clients_read() {
         own["results"][0],
         json!({"index": 1, "relevance_score": 2.5, "document": TEXTS[1]})
     );
+    // LiteLLM's infinity does not send it, and is told apart by the path.
+    let litellm = json!({"model": "m", "query": "q", "documents": TEXTS, "return_documents": true});
+    let own = gateway.post("/infinity/rerank", &litellm).ok();
+    assert_eq!(own["results"][0]["document"], TEXTS[1]);
 }
 
 fn column(rows: &Value, name: &str) -> Vec<Value> {

@@ -48,6 +48,8 @@ pub(super) struct Dialect {
     pub(super) returns_documents: bool,
     /// Whether a `top_n` of 0 means all; else it is refused.
     pub(super) top_zero_is_all: bool,
+    /// Whether a document is given back as a string whatever was sent.
+    pub(super) documents_as_strings: bool,
     /// Whether there may be a query for each document.
     pub(super) scores_pairs: bool,
     /// The body of an answer.

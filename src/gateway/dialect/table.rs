@@ -11,6 +11,8 @@ pub(in super::super) static ROUTES: &[Route] = &[
         dialect: &OWN,
         by_field: &[("texts", &TEI), ("property", &WEAVIATE)],
     },
+    // LiteLLM asks vLLM and infinity in the same words, and reads a document as an object of the one, a string of the other.
+    Route::plain("/infinity/rerank", "rerank", &INFINITY),
     Route::plain("/v1/rerank", "v1", &V1),
     Route::plain("/v2/rerank", "v2", &V2),
     Route::plain("/v3/rerank", "v3", &V1),
@@ -45,6 +47,7 @@ const HOSTED: Dialect = Dialect {
     returns_documents: false,
     top_zero_is_all: true,
     scores_pairs: false,
+    documents_as_strings: false,
     answer: hosted::answer_v1,
     failure: hosted::failure_v1,
 };
@@ -53,6 +56,16 @@ const HOSTED: Dialect = Dialect {
 pub(in super::super) static OWN: Dialect = Dialect {
     name: "own",
     scale: Scale::Both,
+    answer: own::answer,
+    failure: own::failure,
+    ..HOSTED
+};
+
+/// infinity, for clients that do not say so themselves.
+pub(in super::super) static INFINITY: Dialect = Dialect {
+    name: "infinity",
+    scale: Scale::Both,
+    documents_as_strings: true,
     answer: own::answer,
     failure: own::failure,
     ..HOSTED
