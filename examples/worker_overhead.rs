@@ -151,6 +151,7 @@ fn codec(request: &Request, encoding: Encoding) -> Result<(), Failure> {
             })
             .collect(),
         top_k_applied: false,
+        below_min_score: None,
         model: "model".to_owned(),
         usage: Usage::default(),
         timings_ms: TimingsMs::default(),

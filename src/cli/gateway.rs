@@ -9,7 +9,7 @@ use super::flags::given;
 use super::signals::{stop_on_signal, tell_supervisor};
 use super::{CliError, Global};
 use crate::client::BuildError;
-use crate::config::{Config, OnFailure};
+use crate::config::{Config, FallbackScores, OnFailure};
 use crate::gateway::{self, BearerToken, GatewayError, GatewaySettings, Life};
 use crate::nats::ConnectErrorKind;
 use crate::telemetry;
@@ -104,6 +104,9 @@ fn settings(config: &Config) -> Result<GatewaySettings, CliError> {
         listen: gateway.listen,
         timeout: gateway.timeout,
         fail_open: gateway.on_failure == OnFailure::Ann,
+        zero_fallback_scores: gateway.fallback_scores == FallbackScores::Zero,
+        models: gateway.models.clone(),
+        service_name: config.nats.service_name.clone(),
         any_model: gateway.any_model,
         split_pairs: gateway.split_pairs,
         token: token(config)?,

@@ -384,6 +384,10 @@ fn open(message: &Message, request: &Request) -> Result<Answer, CallError> {
     }
     let encoding = encoding.map_err(|error| CallError::BadReply(error.message))?;
     let reply = Reply::decode(encoding, &message.payload).map_err(|error| CallError::BadReply(error.to_string()))?;
+    if reply.below_min_score.is_some_and(|below| below > 0) && request.min_score.is_none() {
+        let complaint = "`below_min_score`: candidates were left out for a least score that nobody asked for";
+        return Err(CallError::BadReply(complaint.to_owned()));
+    }
     reply
         .check(request.documents.len(), request.top_k)
         .map_err(|error| CallError::BadReply(error.to_string()))?;

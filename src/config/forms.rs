@@ -131,6 +131,14 @@ pub fn is_origin(text: &str) -> bool {
     origin(text).is_ok()
 }
 
+/// A model's name and the subject of its workers: `bge-m3=rerank.v1.score.bge-m3`.
+pub fn is_named_subject(text: &str) -> bool {
+    // A subject may hold `=`, a name not.
+    text.split_once('=').is_some_and(|(name, subject)| {
+        !name.trim().is_empty() && is_plain(name) && !name.contains(['"', '\'', '[', ']']) && is_subject(subject)
+    })
+}
+
 /// A branch, tag or commit: it becomes a part of paths and addresses.
 pub fn is_revision(text: &str) -> bool {
     text.len() <= SUBJECT_BYTES_MAX
@@ -269,6 +277,21 @@ mod tests {
 
     #[test]
     fn origins() {
+        all(
+            is_named_subject,
+            &["bge-m3=rerank.v1.score.bge-m3", "BAAI/bge-reranker-v2-m3=a=b"],
+            &[
+                "",
+                "=",
+                "name",
+                "name=",
+                "=subject",
+                " =subject",
+                "name=a b",
+                "name=a.>",
+                "na\nme=a",
+            ],
+        );
         all(
             is_origin,
             &[

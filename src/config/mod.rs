@@ -28,7 +28,7 @@ mod value;
 mod warnings;
 
 pub use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice, UnknownChoice};
-pub use choices::{LogFormat, OnFailure, Profile};
+pub use choices::{FallbackScores, LogFormat, OnFailure, Profile};
 pub use layers::{Flag, Sources};
 pub(crate) use log_filter::trimmed as trimmed_log_filter;
 pub use problem::{ConfigError, Problem, Source};

@@ -120,6 +120,8 @@ section!(Gateway {
     listen: String,
     timeout_ms: u64,
     on_failure: String,
+    fallback_scores: String,
+    models: Vec<String>,
     any_model: bool,
     split_pairs: usize,
     token: Secret,

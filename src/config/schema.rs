@@ -4,7 +4,7 @@
 use super::forms;
 use super::key::{Key, hinted, integer, list, optional, or_zero, secret, switch, text};
 use super::log_filter;
-use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice};
+use super::{DeviceChoice, FallbackScores, KernelsChoice, LogFormat, OnFailure, PrecisionChoice};
 
 /// Ten minutes.
 const MILLISECONDS_MAX: i64 = 600_000;
@@ -159,6 +159,15 @@ pub static KEYS: &[Key] = &[
     text("gateway.on_failure", OnFailure::ALLOWED, |text| {
         text.parse::<OnFailure>().is_ok()
     }),
+    text("gateway.fallback_scores", FallbackScores::ALLOWED, |text| {
+        text.parse::<FallbackScores>().is_ok()
+    }),
+    list(
+        "gateway.models",
+        0,
+        "`name=subject`: the name of a model, and the NATS subject of its workers",
+        forms::is_named_subject,
+    ),
     switch("gateway.any_model"),
     or_zero("gateway.split_pairs", 1, 1_000_000, "pairs", "never"),
     secret("gateway.token"),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret};
+use super::{DeviceChoice, FallbackScores, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret};
 use crate::nats::ConnectionSettings;
 
 /// The whole configuration, validated.
@@ -274,7 +274,11 @@ pub struct GatewayConfig {
     pub timeout: Duration,
     /// What there is when no ranking came in time.
     pub on_failure: OnFailure,
-    /// Whether the model that `/v1` and `/v2` requests name is of no account.
+    /// What stands for scores where there is no ranking.
+    pub fallback_scores: FallbackScores,
+    /// Models that requests choose by name, and the subject of each one's workers.
+    pub models: Vec<(String, String)>,
+    /// Whether the workers of `nats.subject` answer for names that are not among `models`.
     pub any_model: bool,
     /// A request of more pairs is shared by several workers; `None`: only what is too large for one message.
     pub split_pairs: Option<usize>,

@@ -10,7 +10,9 @@ use super::settings::{
     BatchConfig, CacheConfig, Config, GatewayConfig, HealthConfig, LimitsConfig, LogConfig, ModelConfig, NatsConfig,
     QueueConfig, ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
 };
-use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, UnknownChoice};
+use super::{
+    DeviceChoice, FallbackScores, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, UnknownChoice,
+};
 
 /// Bodies of the largest size that may arrive at once, unless the setting says otherwise.
 const PENDING_BODIES: usize = 64;
@@ -119,6 +121,9 @@ fn check_sizes(raw: &Raw, problems: &mut Vec<Problem>) {
     }
 }
 
+/// Models behind one gateway.
+const MODELS_MAX: usize = 64;
+
 fn check_gateway(gateway: &Gateway, problems: &mut Vec<Problem>) {
     if !gateway.token.is_empty() && !gateway.token_file.is_empty() {
         problems.push(Problem::together(
@@ -131,6 +136,26 @@ fn check_gateway(gateway: &Gateway, problems: &mut Vec<Problem>) {
             "gateway.pending_body_bytes_max = {pending} is below gateway.body_bytes_max = {}: the largest body would never \
              have room",
             gateway.body_bytes_max
+        )));
+    }
+    let names: Vec<&str> = gateway
+        .models
+        .iter()
+        .filter_map(|model| Some(model.split_once('=')?.0.trim()))
+        .collect();
+    if let Some(twice) = names
+        .iter()
+        .enumerate()
+        .find_map(|(place, name)| names[..place].contains(name).then_some(name))
+    {
+        problems.push(Problem::together(format!(
+            "gateway.models names `{twice}` more than once: keep one"
+        )));
+    }
+    if gateway.models.len() > MODELS_MAX {
+        problems.push(Problem::together(format!(
+            "gateway.models has {} models: expected {MODELS_MAX} at most, since each has a connection of its own",
+            gateway.models.len()
         )));
     }
     if gateway.timeout_ms >= gateway.request_timeout_ms {
@@ -279,6 +304,14 @@ fn gateway(raw: Gateway) -> Result<GatewayConfig, UnknownChoice> {
         listen: raw.listen.parse().unwrap_or_else(|_| ([127, 0, 0, 1], 0).into()),
         timeout: Duration::from_millis(raw.timeout_ms),
         on_failure: raw.on_failure.parse::<OnFailure>()?,
+        fallback_scores: raw.fallback_scores.parse::<FallbackScores>()?,
+        // The schema let only names with a subject through.
+        models: raw
+            .models
+            .iter()
+            .filter_map(|model| model.split_once('='))
+            .map(|(name, subject)| (name.trim().to_owned(), subject.to_owned()))
+            .collect(),
         any_model: raw.any_model,
         split_pairs: unless_zero(raw.split_pairs),
         token: secret(raw.token),

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::dialect::Door;
+use super::dialect::Route;
 use crate::client::AnnReason;
 use crate::telemetry::gateway_names;
 use crate::telemetry::latencies::Latencies;
@@ -63,10 +63,10 @@ impl Default for Stats {
 
 impl Stats {
     /// The head of a request is there; it counts as cancelled unless it is reported to have ended otherwise.
-    pub(super) fn begin(&self, door: Door) -> Counted<'_> {
+    pub(super) fn begin(&self, route: &'static Route) -> Counted<'_> {
         Counted {
             stats: self,
-            door,
+            route,
             began: Instant::now(),
             outcome: Outcome::Cancelled,
             at_work: AtomicBool::new(false),
@@ -74,9 +74,9 @@ impl Stats {
     }
 
     /// A request has ended, or was never let in.
-    pub(super) fn ended(&self, door: Door, outcome: Outcome) {
+    pub(super) fn ended(&self, route: &'static Route, outcome: Outcome) {
         self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
-        metrics::counter!(gateway_names::REQUESTS_TOTAL, "route" => door.name(), "outcome" => outcome.name())
+        metrics::counter!(gateway_names::REQUESTS_TOTAL, "route" => route.label, "outcome" => outcome.name())
             .increment(1);
     }
 
@@ -108,7 +108,7 @@ impl Stats {
 /// A request that has arrived or is arriving. Dropped, it is counted: a client that hangs up drops it early.
 pub(super) struct Counted<'a> {
     stats: &'a Stats,
-    door: Door,
+    route: &'static Route,
     pub(super) began: Instant,
     pub(super) outcome: Outcome,
     at_work: AtomicBool,
@@ -127,9 +127,9 @@ impl Counted<'_> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let took = self.began.elapsed();
-        self.stats.ended(self.door, self.outcome);
+        self.stats.ended(self.route, self.outcome);
         if self.outcome != Outcome::Busy {
-            metrics::histogram!(gateway_names::REQUEST_SECONDS, "route" => self.door.name()).record(took.as_secs_f64());
+            metrics::histogram!(gateway_names::REQUEST_SECONDS, "route" => self.route.label).record(took.as_secs_f64());
         }
         if *self.at_work.get_mut() {
             self.stats.open.fetch_sub(1, Ordering::Relaxed);
@@ -144,6 +144,7 @@ impl Drop for Counted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::dialect::ROUTES;
 
     #[test]
     fn every_outcome_has_its_name() {
@@ -167,8 +168,8 @@ mod tests {
     #[test]
     fn a_request_that_is_dropped_was_cancelled() {
         let stats = Stats::default();
-        let mut first = stats.begin(Door::V1);
-        let second = stats.begin(Door::V2);
+        let mut first = stats.begin(&ROUTES[0]);
+        let second = stats.begin(&ROUTES[1]);
         assert_eq!(stats.open(), 0, "neither has arrived");
         first.set_at_work();
         second.set_at_work();

@@ -48,7 +48,7 @@ pub(super) fn check(checkpoint: &Checkpoint, weights: &Weights) -> Result<(), Mo
 /// The same for a checkpoint whose weights are not open.
 ///
 /// # Errors
-/// As [`check`], and what [`Weights::open`] refuses.
+/// What is found wrong with the weights by their sizes and numbers, and what [`Weights::open`] refuses.
 pub fn check_weights(checkpoint: &Checkpoint) -> Result<(), ModelError> {
     check(checkpoint, &Weights::open(checkpoint)?)
 }

@@ -21,7 +21,16 @@ pub const PENDING_BODY_BYTES: &str = "rerank_gateway_pending_body_bytes";
 pub const CONNECTED: &str = "rerank_gateway_connected";
 
 /// Values of the label `route`.
-pub const ROUTES: &[&str] = &["rerank", "v1", "v2"];
+pub const ROUTES: &[&str] = &[
+    "rerank",
+    "v1",
+    "v2",
+    "v3",
+    "reranking",
+    "zeroentropy",
+    "ranking",
+    "score",
+];
 /// Values of the label `outcome`.
 pub const OUTCOMES: &[&str] = &[
     "reranked",

@@ -39,7 +39,10 @@ async fn nobody_there_means_the_order_they_came_in_with_falling_scores() {
     assert_eq!(tei.header("Rerank-Fallback"), Some("no_responders"));
     assert_eq!(
         tei.ok(),
-        json!([{"index": 0, "score": 1.0, "text": "a"}, {"index": 1, "score": 0.5, "text": "b"}])
+        json!([
+            {"index": 0, "score": 1.0, "text": "a", "fallback": "no_responders"},
+            {"index": 1, "score": 0.5, "text": "b", "fallback": "no_responders"},
+        ])
     );
 
     for path in ["/v1/rerank", "/v2/rerank"] {

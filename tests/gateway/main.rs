@@ -15,5 +15,6 @@ mod door;
 mod failing;
 mod life;
 mod process;
+mod shapes;
 
 use support::{PATIENCE, http, nats_server, notify, worker};

@@ -65,8 +65,12 @@ def request_headers(left_ms: float) -> dict[str, str]:
 
 
 def _json(value: Union[str, Mapping[str, Any]]) -> bytes:
-    # A lone surrogate has no place in UTF-8: it becomes `?`.
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # A lone surrogate has no place in UTF-8: it becomes U+FFFD. (Two that belong together become their character.)
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 def split(
