@@ -22,7 +22,7 @@ ENV NATS_RERANK_CACHE=/opt/cache
 
 FROM tools AS libtorch
 COPY tools/setup tools/wheels.lock tools/
-COPY tools/lib/cache.py tools/lib/checkpoints.py tools/lib/setup.py tools/lib/tensor_file.py tools/lib/
+COPY tools/lib/cache.py tools/lib/checkpoints.py tools/lib/nats_servers.py tools/lib/setup.py tools/lib/tensor_file.py tools/lib/
 RUN --mount=type=secret,id=settings --mount=type=secret,id=ca with-settings tools/setup libtorch
 
 # The libraries of the image. The symbols that strip takes away are for debuggers and linkers.

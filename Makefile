@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clients gateway-check gpu-check deploy-check images workflow-check deny reproducible package bench peers microbench guard guard-refresh overload soak curves build install fmt lint doctor reference model clean
+.PHONY: help setup demo test clients gateway-check nats-matrix gpu-check deploy-check images workflow-check deny reproducible package bench peers microbench guard guard-refresh overload soak ledger curves build install fmt lint doctor reference model clean
 
 CARGO ?= cargo
 # Optimized, and without libtorch, NATS and what tests need: it is built within a minute.
@@ -50,6 +50,10 @@ gateway-check: ## real clients of rerankers and a real browser against the gatew
 	@tools/setup libtorch nats-server
 	@$(CARGO) build --locked
 	@tools/test-gateway
+
+nats-matrix: ## the integration tests against six versions of nats-server, 2.9.10 to 2.15.1 (minutes each; FLAGS: see tools/nats-matrix)
+	@tools/setup
+	@tools/nats-matrix $(FLAGS)
 
 bench: ## the benchmark suite, side by side with peers (about 20 minutes; QUICK=1: about 3; more flags: BENCH_FLAGS): see bench/README.md
 	@tools/setup
@@ -101,6 +105,11 @@ reproducible: ## build what needs no libtorch twice, in different folders, and c
 
 package: ## make the crate as it would be published, and build the client from it
 	$(CARGO) package --locked --no-default-features --features client
+
+ledger: ## ten minutes of requests with faults, and the fate of each one that was not answered in time (LEDGER_FLAGS: see tools/ledger)
+	@tools/setup
+	@$(CARGO) build --release --locked
+	@tools/ledger $(LEDGER_FLAGS)
 
 curves: ## measure what docs/tuning.md says of each setting, and draw it (35 minutes on a machine at rest)
 	@tools/setup

@@ -151,6 +151,7 @@ fn codec(request: &Request, encoding: Encoding) -> Result<(), Failure> {
             })
             .collect(),
         top_k_applied: false,
+        below_min_score: None,
         model: "model".to_owned(),
         usage: Usage::default(),
         timings_ms: TimingsMs::default(),
@@ -252,6 +253,7 @@ fn settings(url: &str) -> WorkerSettings {
         service_name: "rerank".to_owned(),
         enabled: true,
         switch_bucket: None,
+        switch_domain: None,
         membership: MembershipPolicy {
             leave_at: Some(0.8),
             rejoin_at: 0.5,

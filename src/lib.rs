@@ -23,6 +23,8 @@ pub mod protocol;
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "gateway")]
+mod listen;
 #[cfg(feature = "client")]
 pub mod nats;
 #[cfg(feature = "client")]
@@ -36,6 +38,8 @@ mod choices;
 pub mod cli;
 #[cfg(feature = "gateway")]
 pub mod config;
+#[cfg(feature = "gateway")]
+mod folder;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(any(feature = "worker", feature = "bench"))]

@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::jetstream::kv::{Entry, Operation, Store};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
+
+use crate::nats::Sessions;
 
 /// The key that is watched.
 const KEY: &str = "enabled";
@@ -35,28 +36,44 @@ pub(crate) fn parse_switch(text: &str) -> Option<bool> {
     }
 }
 
+/// Where the switch is.
+#[derive(Clone, Debug)]
+pub(crate) struct Bucket {
+    /// The bucket's name.
+    pub(crate) name: String,
+    /// The JetStream domain that it is in; `None`: the one of the servers connected to.
+    pub(crate) domain: Option<String>,
+}
+
 /// Watches `bucket` for as long as the returned receiver or a clone of it lives. It holds `configured` until the bucket
 /// says otherwise, and again once the key is deleted. What the bucket said last holds while JetStream is away. A value that
 /// is neither `true` nor `false` leaves in force what was good before it, see [`Reading`].
-pub(crate) fn watch_switch(client: async_nats::Client, bucket: String, configured: bool) -> watch::Receiver<bool> {
+pub(crate) fn watch_switch(sessions: Sessions, bucket: Bucket, configured: bool) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(configured);
+    let Bucket { name: bucket, domain } = bucket;
     tokio::spawn(async move {
         let mut pause = PAUSE_MIN;
         let mut complained = false;
         let mut reading = Reading::default();
-        let switch = Switch {
-            client: &client,
-            bucket: &bucket,
-            configured,
-            sender: &sender,
-        };
         let keep_on = async {
             loop {
                 // What is asked without a connection is answered late, and keeps the next try waiting.
-                while client.connection_state() != State::Connected {
+                while !sessions.is_connected() {
                     pause = PAUSE_MIN;
                     tokio::time::sleep(PAUSE_MIN).await;
                 }
+                let client = sessions.client();
+                let api = match &domain {
+                    Some(domain) => jetstream::with_domain(client.clone(), domain),
+                    None => jetstream::new(client.clone()),
+                };
+                let switch = Switch {
+                    client: &client,
+                    api: &api,
+                    bucket: &bucket,
+                    configured,
+                    sender: &sender,
+                };
                 let followed = switch.follow(&mut reading, &mut pause, &mut complained).await;
                 // Once for each loss, not for each try.
                 if let Err(error) = followed
@@ -149,6 +166,7 @@ impl Reading {
 /// What the switch is followed by.
 struct Switch<'a> {
     client: &'a async_nats::Client,
+    api: &'a jetstream::Context,
     bucket: &'a str,
     configured: bool,
     sender: &'a watch::Sender<bool>,
@@ -158,7 +176,8 @@ impl Switch<'_> {
     /// Follows the key until the watch is lost, or (`Ok`) has to be begun anew.
     async fn follow(&self, reading: &mut Reading, pause: &mut Duration, complained: &mut bool) -> Result<(), String> {
         let opened = tokio::time::timeout(ANSWER_MAX, async {
-            let store = jetstream::new(self.client.clone())
+            let store = self
+                .api
                 .get_key_value(self.bucket)
                 .await
                 .map_err(|error| error.to_string())?;

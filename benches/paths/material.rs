@@ -100,6 +100,7 @@ fn reply(request: &Request) -> Reply {
     Reply {
         rankings: rankings.collect(),
         top_k_applied: false,
+        below_min_score: None,
         model: "cross-encoder/ms-marco-MiniLM-L6-v2".to_owned(),
         usage: Usage {
             pairs: DOCUMENTS as u64,

@@ -97,7 +97,7 @@ FLEET = Dashboard(
                 Panel("p99", "Time in the worker, from receipt to answer.", "s", [(quantile(0.99, "rerank_request_stage_seconds", more='stage="total"'), "")], "stat", 4),
                 Panel(
                     "Devices busy", "Share of the time that devices compute: beyond 70 % the wait grows fast.", "percentunit",
-                    [(f"avg(rate(rerank_engine_busy_microseconds_total{{{WORKERS}}}[$__rate_interval])) / 1e6", "")], "stat", 4,
+                    [(f"avg(rate(rerank_engine_busy_seconds_total{{{WORKERS}}}[$__rate_interval]))", "")], "stat", 4,
                 ),
                 Panel("Alerts", "Alerts of ours that fire now.", "short", [('count(ALERTS{alertname=~"NatsRerank.*",alertstate="firing"}) or vector(0)', "")], "stat", 4),
             ],
@@ -119,8 +119,8 @@ FLEET = Dashboard(
         Row(
             "Devices",
             [
-                Panel("Device busy", "Share of the time that each worker's device computes.", "percentunit", [(f"rate(rerank_engine_busy_microseconds_total{{{WORKERS}}}[$__rate_interval]) / 1e6", "{{pod}}")], top=1),
-                Panel("Device time wasted", "Share of the busy time that went to requests which got no scores in time. Should stay at zero.", "percentunit", [(f"{rate('rerank_engine_wasted_microseconds_total', 'pod')} / ({rate('rerank_engine_busy_microseconds_total', 'pod')} > 0)", "{{pod}}")]),
+                Panel("Device busy", "Share of the time that each worker's device computes.", "percentunit", [(f"rate(rerank_engine_busy_seconds_total{{{WORKERS}}}[$__rate_interval])", "{{pod}}")], top=1),
+                Panel("Device time wasted", "Share of the busy time that went to requests which got no scores in time. Should stay at zero.", "percentunit", [(f"{rate('rerank_engine_wasted_seconds_total', 'pod')} / ({rate('rerank_engine_busy_seconds_total', 'pod')} > 0)", "{{pod}}")]),
                 Panel("Tokens", "Tokens computed a second, and what the workers measured that full batches would do.", "short", [(rate("rerank_batch_tokens_sum"), "computed"), (f"sum(rerank_engine_tokens_per_second{{{WORKERS}}})", "measured capacity")]),
                 Panel("Batch fill", "Tokens of a batch as a share of the token budget in force. Low is right while devices idle: nothing waits to be gathered.", "percentunit", [(mean("rerank_batch_fill_ratio"), "mean"), (quantile(0.9, "rerank_batch_fill_ratio"), "p90")], top=1),
                 Panel("Pairs of a batch", "Query and document pairs that go through the model together.", "short", [(mean("rerank_batch_pairs"), "mean"), (quantile(0.9, "rerank_batch_pairs"), "p90")]),

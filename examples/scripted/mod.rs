@@ -47,6 +47,7 @@ async fn respond(url: String, subject: &'static str, ready: std::sync::mpsc::Sen
     let reply = Reply {
         rankings: rankings.collect(),
         top_k_applied: false,
+        below_min_score: None,
         model: "scripted".to_owned(),
         usage: Usage::default(),
         timings_ms: TimingsMs::default(),

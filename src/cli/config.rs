@@ -222,4 +222,31 @@ mod tests {
             "{text}"
         );
     }
+
+    #[test]
+    fn the_check_looks_for_the_model_folders_that_are_named() {
+        let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let empty = folder.path().display().to_string();
+        for (id, says) in [
+            ("/nonexistent/model", "no such folder"),
+            ("./nonexistent-model", "no such folder"),
+            ("../nonexistent/model", "no such folder"),
+            ("~/nonexistent-model", "no such folder"),
+            ("models/of/mine", "no such folder, and no hub id"),
+            (empty.as_str(), "the folder holds no config.json"),
+        ] {
+            let text = summary(&loaded(&[("RERANK_MODEL__ID", id)], None));
+            assert!(text.contains(&format!("warning: model.id = {id:?}: {says}")), "{text}");
+            let text = summary(&loaded(&[("RERANK_MODEL__FALLBACK_IDS", id)], None));
+            assert!(
+                text.contains(&format!("warning: model.fallback_ids = {id:?}: {says}")),
+                "{text}"
+            );
+        }
+        std::fs::write(folder.path().join("config.json"), "{}").unwrap_or_else(|error| panic!("{error}"));
+        for id in [empty.as_str(), "builtin", "cross-encoder/ms-marco-MiniLM-L6-v2", "bge"] {
+            let text = summary(&loaded(&[("RERANK_MODEL__ID", id)], None));
+            assert!(!text.contains("warning"), "{text}");
+        }
+    }
 }

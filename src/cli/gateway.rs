@@ -9,7 +9,7 @@ use super::flags::given;
 use super::signals::{stop_on_signal, tell_supervisor};
 use super::{CliError, Global};
 use crate::client::BuildError;
-use crate::config::{Config, OnFailure};
+use crate::config::{Config, FallbackScores, OnFailure};
 use crate::gateway::{self, BearerToken, GatewayError, GatewaySettings, Life};
 use crate::nats::ConnectErrorKind;
 use crate::telemetry;
@@ -82,12 +82,13 @@ fn report(life: &Life, stopping: bool) -> Report {
     let (phase, status) = match (stopping, life.is_listening(), life.is_connected()) {
         (true, _, _) => (Phase::Stopping, "stopping"),
         (false, false, _) => (Phase::Starting, "starting"),
+        (false, true, false) if life.is_refused() => (Phase::Ready, "listening, NATS refuses the credentials"),
         (false, true, false) => (Phase::Ready, "listening, not connected to NATS"),
         (false, true, true) => (Phase::Ready, "listening, connected to NATS"),
     };
     Report {
         phase,
-        alive: life.silence() <= SILENCE_MAX,
+        alive: life.silence() <= SILENCE_MAX && !life.is_refused(),
         status: status.to_owned(),
     }
 }
@@ -99,9 +100,13 @@ fn settings(config: &Config) -> Result<GatewaySettings, CliError> {
         subject: config.nats.subject.clone(),
         enabled: config.enabled,
         switch_bucket: config.nats.switch_bucket.clone(),
+        switch_domain: config.nats.switch_domain.clone(),
         listen: gateway.listen,
         timeout: gateway.timeout,
         fail_open: gateway.on_failure == OnFailure::Ann,
+        zero_fallback_scores: gateway.fallback_scores == FallbackScores::Zero,
+        models: gateway.models.clone(),
+        service_name: config.nats.service_name.clone(),
         any_model: gateway.any_model,
         split_pairs: gateway.split_pairs,
         token: token(config)?,
@@ -109,6 +114,7 @@ fn settings(config: &Config) -> Result<GatewaySettings, CliError> {
         connections_max: gateway.connections_max,
         documents_max: gateway.documents_max,
         body_bytes_max: gateway.body_bytes_max,
+        pending_body_bytes_max: gateway.pending_body_bytes_max,
         request_timeout: gateway.request_timeout,
         cors_origins: gateway.cors_origins.clone(),
         grace: config.shutdown.grace,

@@ -106,7 +106,7 @@ enum Command {
     #[command(after_help = format!(
         "Examples:
   nats-rerank gateway
-  nats-rerank gateway --nats-url nats://nats:4222 --listen 0.0.0.0:8080 --set gateway.on_failure=error\n\n{EXIT_CODES}"
+  nats-rerank gateway --nats-url nats://nats:4222 --listen [::]:8080 --set gateway.on_failure=error\n\n{EXIT_CODES}"
     ))]
     Gateway(gateway::Args),
     /// Ask: rerank documents for one query, or for every query in a file.

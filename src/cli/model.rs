@@ -10,7 +10,7 @@ use super::worker::{engine_settings, model_source};
 use super::{CliError, Global, print};
 use crate::model::engine::{EngineSettings, choose_device, choose_precision};
 use crate::model::hub::progress::Progress;
-use crate::model::{Checkpoint, resolve};
+use crate::model::{Checkpoint, check_weights, resolve};
 use crate::model::{ModelError, PairTokenizer, Weights};
 use crate::telemetry;
 
@@ -59,6 +59,7 @@ pub fn run(args: Args, global: &Global) -> Result<(), CliError> {
         source.revision = revision;
     }
     let checkpoint = resolve(&source, &Progress::auto()).map_err(cli_error)?;
+    check_weights(&checkpoint).map_err(cli_error)?;
     let mut info = describe(&checkpoint).map_err(cli_error)?;
     place(&mut info, &engine_settings(&config.model));
     print(&match format {
@@ -75,7 +76,7 @@ fn cli_error(error: ModelError) -> CliError {
 }
 
 /// Everything that is shown, as JSON. Opens the tokenizer (so that one that does not fit is found here, not at a worker's
-/// start) and the headers of the weights; no weight is read.
+/// start) and the headers of the weights.
 fn describe(checkpoint: &Checkpoint) -> Result<Value, ModelError> {
     let spec = &checkpoint.spec;
     let weights = Weights::open(checkpoint)?;

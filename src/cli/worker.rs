@@ -11,7 +11,7 @@ use crate::config::{Config, ModelConfig};
 use crate::model::ModelError;
 use crate::model::engine::{EngineSettings, ModelEngine, amx_cap};
 use crate::model::tokenizer::PairTokenizer;
-use crate::model::{ModelSource, Progress, resolve};
+use crate::model::{ModelSource, Progress, resolve, try_texts};
 use crate::telemetry;
 use crate::telemetry::health::{self, Health, HealthError};
 use crate::telemetry::supervisor::{Phase, Report};
@@ -202,6 +202,7 @@ fn settings(config: &Config) -> WorkerSettings {
         service_name: config.nats.service_name.clone(),
         enabled: config.enabled,
         switch_bucket: config.nats.switch_bucket.clone(),
+        switch_domain: config.nats.switch_domain.clone(),
         membership: MembershipPolicy {
             leave_at: config.queue.leave_at,
             rejoin_at: config.queue.rejoin_at,
@@ -299,6 +300,7 @@ fn load_with_retries(model: &ModelConfig, id: &str) -> Result<Loaded, ModelError
 fn load_once(model: &ModelConfig, id: &str) -> Result<Loaded, ModelError> {
     let checkpoint = resolve(&model_source(model, id), &Progress::auto())?;
     let tokenizer = Arc::new(PairTokenizer::open(&checkpoint)?);
-    let engine = Box::new(ModelEngine::load(&checkpoint, &engine_settings(model))?);
+    let mut engine = Box::new(ModelEngine::load(&checkpoint, &engine_settings(model))?);
+    try_texts(engine.as_mut(), &tokenizer)?;
     Ok(Loaded { engine, tokenizer })
 }

@@ -46,7 +46,7 @@ impl Asker {
         if let ([part], true, true) = (&*split.parts, split.too_large.is_empty(), split.left_over.is_empty()) {
             debug_assert_eq!(part.len(), request.documents.len());
             return match self.part(&request, trace_context, deadline).await {
-                Ok(answer) => whole(answer),
+                Ok(answer) => whole(answer, request.min_score),
                 Err(error) => Scored::nothing(request.documents.len(), error.into()),
             };
         }
@@ -56,11 +56,13 @@ impl Asker {
             documents: indices.iter().filter_map(|&index| documents[index].take()).collect(),
             // Merging needs logits: scores that an activation has saturated are all alike.
             raw_scores: true,
+            // It is meant for scores.
+            min_score: None,
             ..request.clone()
         };
         let parts: Vec<Request> = split.parts.iter().map(part_of).collect();
         let answers = join_all(parts.iter().map(|part| self.part(part, trace_context, deadline))).await;
-        gather(split, answers, request.raw_scores, request.top_k)
+        gather(split, answers, request.raw_scores, request.top_k, request.min_score)
     }
 
     fn split(&self, request: &Request) -> Split {
@@ -186,6 +188,9 @@ mod tests {
                     raw_scores: true,
                     truncate: false,
                     model: Some(model.clone()),
+                    min_score: Some(f32::MIN),
+                    max_tokens_per_document: Some(usize::MAX),
+                    max_tokens_per_pair: Some(usize::MAX),
                     ..Request::new(query.clone(), texts.iter().map(String::as_str))
                 };
                 let all = texts.iter().chain([&query, &model]);

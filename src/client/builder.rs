@@ -12,6 +12,7 @@ use super::{BreakerSettings, Caller, HedgeSettings};
 use crate::nats::{ConnectError, ConnectionSettings};
 use crate::protocol::headers::BUDGET_MAX;
 use crate::protocol::{DEFAULT_SUBJECT, Encoding};
+use crate::switch::Bucket;
 
 /// How often a refused part is asked again at most.
 const RETRIES_MAX: u32 = 2;
@@ -78,6 +79,7 @@ pub struct RerankerBuilder {
     enabled: bool,
     reads_environment: bool,
     switch_bucket: Option<String>,
+    switch_domain: Option<String>,
     retries_max: u32,
     split_pairs: Option<usize>,
     parts_max: usize,
@@ -98,6 +100,7 @@ impl Default for RerankerBuilder {
             enabled: true,
             reads_environment: true,
             switch_bucket: None,
+            switch_domain: None,
             retries_max: RETRIES_MAX,
             split_pairs: None,
             parts_max: 8,
@@ -179,6 +182,13 @@ impl RerankerBuilder {
     /// configured.
     pub fn switch_bucket(mut self, bucket: impl Into<String>) -> Self {
         self.switch_bucket = Some(bucket.into());
+        self
+    }
+
+    /// The JetStream domain that the bucket is in: a hub's, say, seen from a leaf node. Unless set, no domain is named, which
+    /// is the one of the servers connected to.
+    pub fn switch_domain(mut self, domain: impl Into<String>) -> Self {
+        self.switch_domain = Some(domain.into());
         self
     }
 
@@ -266,6 +276,14 @@ impl RerankerBuilder {
                 "expected a bucket's name: letters, digits, `-` and `_`",
             ));
         }
+        if let Some(domain) = &self.switch_domain
+            && (!is_subject(domain) || domain.contains('.'))
+        {
+            return Err(BuildError::invalid(
+                "switch_domain",
+                "expected a JetStream domain: a name without dots, white space and wildcards",
+            ));
+        }
         if self.retries_max > RETRIES_MAX {
             return Err(BuildError::invalid("retries_max", "expected 2 at most"));
         }
@@ -288,7 +306,10 @@ impl RerankerBuilder {
     }
 
     fn over(self, caller: Caller, enabled: bool) -> Reranker {
-        let bucket = self.switch_bucket.map(|bucket| (caller.client().clone(), bucket));
+        let domain = self.switch_domain;
+        let bucket = self
+            .switch_bucket
+            .map(|name| (caller.sessions().clone(), Bucket { name, domain }));
         Reranker::new(
             Asker {
                 caller,

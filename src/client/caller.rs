@@ -1,18 +1,17 @@
 //! One request, one answer, within a budget.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
-use async_nats::connection::State;
 use async_nats::{Event, HeaderMap, Message, ServerError, StatusCode};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::inbox::{self, Inbox};
-use crate::nats::{self, ConnectError, ConnectPlan, ConnectionSettings, is_subscription_limit};
+use crate::nats::{self, ConnectError, ConnectPlan, ConnectionSettings, Sessions, is_subscription_limit};
 use crate::protocol::headers::BUDGET_MAX;
 use crate::protocol::{
     DEFAULT_SUBJECT, Encoding, Refusal, RefusalKind, Reply, Request, ScoreActivation, TraceContext, headers,
@@ -56,8 +55,12 @@ const PLAN: ConnectPlan = ConnectPlan {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Caller {
-    client: async_nats::Client,
+    sessions: Sessions,
     inbox: Arc<Inbox>,
+    /// Refusals of the credentials in a row.
+    refusals: Arc<AtomicU32>,
+    /// Whether the log has named a stream that captures the subject.
+    captured: Arc<AtomicBool>,
 }
 
 /// How a request is sent.
@@ -160,9 +163,10 @@ impl Caller {
     /// # Errors
     /// No connection could be made: says with which server, why, and what to look at.
     pub async fn connect(settings: &ConnectionSettings) -> Result<Caller, ConnectError> {
-        let (refusals, refused) = watch::channel(0);
-        let client = nats::connect(settings, PLAN, on_event(refusals)).await?;
-        Caller::over(client, refused).await
+        let (limits, limited) = watch::channel(0);
+        let refusals = Arc::default();
+        let sessions = Sessions::connect(settings, PLAN, on_event(&refusals, limits)).await?;
+        Caller::over(sessions, refusals, limited).await
     }
 
     /// A caller whose connection is made in the background, however long that takes, so that a program can start before
@@ -172,36 +176,49 @@ impl Caller {
     /// The settings are wrong, or a file that they name. A server that cannot be reached, or that does not accept the
     /// credentials, is no error here: a warning in the log says so.
     pub async fn connect_lazy(settings: &ConnectionSettings) -> Result<Caller, ConnectError> {
-        let (refusals, refused) = watch::channel(0);
-        let client = nats::connect_lazy(settings, PLAN, on_event(refusals)).await?;
-        Caller::over(client, refused).await
+        let (limits, limited) = watch::channel(0);
+        let refusals = Arc::default();
+        let sessions = Sessions::connect_lazy(settings, PLAN, on_event(&refusals, limits)).await?;
+        Caller::over(sessions, refusals, limited).await
     }
 
-    async fn over(client: async_nats::Client, refused: watch::Receiver<u64>) -> Result<Caller, ConnectError> {
-        let inbox = Inbox::open(&client, refused)
+    async fn over(
+        sessions: Sessions,
+        refusals: Arc<AtomicU32>,
+        limited: watch::Receiver<u64>,
+    ) -> Result<Caller, ConnectError> {
+        let inbox = Inbox::open(&sessions, limited)
             .await
             .map_err(|error| ConnectError::settings(format!("`nats.inbox_prefix`: {error}")))?;
         Ok(Caller {
-            client,
+            sessions,
             inbox: Arc::new(inbox),
+            refusals,
+            captured: Arc::default(),
         })
     }
 
     /// Whether answers can arrive at present: there is a connection, and the server has not refused the subscription to the
     /// inbox (past `max_subscriptions`; it is made again by itself).
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected && !self.inbox.is_deaf()
+        self.sessions.is_connected() && !self.inbox.is_deaf()
+    }
+
+    /// Whether the NATS server has refused the credentials again and again, for some eight seconds: what is wrong with them
+    /// does not pass by itself. Connecting goes on, with files of credentials read anew each time; a connection ends this.
+    pub fn is_refused(&self) -> bool {
+        self.refusals.load(Ordering::Acquire) >= nats::REFUSALS_MAX
     }
 
     /// The NATS server's limit on body and headers of a message together, in bytes; before the first connection what
     /// servers take unless configured otherwise.
     pub fn max_payload(&self) -> usize {
-        self.client.max_payload()
+        self.sessions.client().max_payload()
     }
 
     /// The connection itself, for what is not a request.
-    pub(super) fn client(&self) -> &async_nats::Client {
-        &self.client
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     /// Asks for a ranking and waits for it, for `options.timeout` at most, whatever the connection does.
@@ -244,9 +261,10 @@ impl Caller {
             return Err(timed_out);
         }
         let bytes = ask.body.len();
+        let client = self.sessions.client();
         let exchange = async {
             let mut awaited = self.inbox.expect();
-            self.client
+            client
                 .publish_with_reply_and_headers(
                     subject.to_owned(),
                     awaited.subject(),
@@ -257,7 +275,7 @@ impl Caller {
                 .map_err(|error| match error.kind() {
                     PublishErrorKind::MaxPayloadExceeded => CallError::TooLarge {
                         bytes,
-                        bytes_max: self.client.max_payload(),
+                        bytes_max: client.max_payload(),
                     },
                     PublishErrorKind::InvalidSubject => CallError::InvalidSubject {
                         subject: subject.to_owned(),
@@ -276,27 +294,56 @@ impl Caller {
                 subject: subject.to_owned(),
             });
         }
-        let answer = open(&message, ask.request)?;
+        let answer = open(&message, ask.request).map_err(|error| match captor(&message) {
+            Some(stream) => self.captured(&stream, subject),
+            None => error,
+        })?;
         Ok(Answer {
             elapsed: started.elapsed(),
             ..answer
         })
     }
+
+    /// The error for an answer that a stream gave in a worker's place; once in the log too, for those who see reasons alone.
+    fn captured(&self, stream: &str, subject: &str) -> CallError {
+        let what = format!(
+            "the JetStream stream `{stream}` captures `{subject}` and acknowledged the request before a worker could \
+             answer: take the subject out of the stream's subjects"
+        );
+        if !self.captured.swap(true, Ordering::Relaxed) {
+            tracing::error!("{what}");
+        }
+        CallError::BadReply(what)
+    }
 }
 
-/// Logs what happens to the connection: once that there is none, not with every attempt; and that it is back. Counts in
-/// `refusals` the subscriptions that the server refuses for their number.
-fn on_event(refusals: watch::Sender<u64>) -> impl Fn(Event) + Send + Sync + 'static {
+/// Logs what happens to the connection: once that there is none, not with every attempt; and that it is back. Counts
+/// refusals of the credentials in a row, and in `limits` the subscriptions that the server refuses for their number.
+fn on_event(refusals: &Arc<AtomicU32>, limits: watch::Sender<u64>) -> impl Fn(Event) + Send + Sync + 'static {
     let (complained, connected_before) = (AtomicBool::new(false), AtomicBool::new(false));
+    let refusals = refusals.clone();
     move |event| match event {
         Event::ServerError(ServerError::Other(text)) if is_subscription_limit(&text) => {
-            refusals.send_modify(|refusals| *refusals += 1);
+            limits.send_modify(|limits| *limits += 1);
+        }
+        Event::ClientError(error) if nats::is_refusal(&error) => {
+            let before = refusals.fetch_add(1, Ordering::AcqRel);
+            if before == 0 {
+                tracing::warn!("the NATS server does not accept the credentials: trying on");
+            }
+            if before + 1 == nats::REFUSALS_MAX {
+                tracing::error!(
+                    refusals = nats::REFUSALS_MAX,
+                    "the NATS server goes on to refuse the credentials: renew them; connecting is tried on"
+                );
+            }
         }
         Event::ClientError(_) | Event::ServerError(_) if !complained.swap(true, Ordering::Relaxed) => {
             tracing::warn!(%event, "NATS connection");
         }
         Event::Connected => {
             complained.store(false, Ordering::Relaxed);
+            refusals.store(0, Ordering::Release);
             if connected_before.swap(true, Ordering::Relaxed) {
                 tracing::info!("connected to NATS again");
             } else {
@@ -337,6 +384,10 @@ fn open(message: &Message, request: &Request) -> Result<Answer, CallError> {
     }
     let encoding = encoding.map_err(|error| CallError::BadReply(error.message))?;
     let reply = Reply::decode(encoding, &message.payload).map_err(|error| CallError::BadReply(error.to_string()))?;
+    if reply.below_min_score.is_some_and(|below| below > 0) && request.min_score.is_none() {
+        let complaint = "`below_min_score`: candidates were left out for a least score that nobody asked for";
+        return Err(CallError::BadReply(complaint.to_owned()));
+    }
     reply
         .check(request.documents.len(), request.top_k)
         .map_err(|error| CallError::BadReply(error.to_string()))?;
@@ -346,6 +397,26 @@ fn open(message: &Message, request: &Request) -> Result<Answer, CallError> {
         activation: header(headers::ACTIVATION).and_then(ScoreActivation::from_name),
         elapsed: Duration::ZERO,
     })
+}
+
+/// The JetStream stream that this message comes from: what JetStream answers to a message that a stream has stored, before
+/// any worker does.
+fn captor(message: &Message) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Acknowledgement {
+        stream: String,
+        #[allow(
+            dead_code,
+            reason = "what is neither missing nor another type tells it from other JSON"
+        )]
+        seq: u64,
+    }
+    // No worker's answer is without headers.
+    if message.headers.is_some() {
+        return None;
+    }
+    let acknowledgement: Acknowledgement = serde_json::from_slice(&message.payload).ok()?;
+    Some(printable(&acknowledgement.stream, 100))
 }
 
 /// The first value of a header, whatever the case of its name. (async-nats looks up one case only.)

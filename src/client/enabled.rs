@@ -3,7 +3,8 @@
 use tokio::sync::watch;
 
 use super::BuildError;
-use crate::switch::{parse_switch, watch_switch};
+use crate::nats::Sessions;
+use crate::switch::{Bucket, parse_switch, watch_switch};
 
 /// The variable of the environment, the worker's too.
 pub(super) const VARIABLE: &str = "RERANK_ENABLED";
@@ -18,10 +19,10 @@ pub(super) struct Enabled {
 
 impl Enabled {
     /// `configured` holds, or the bucket's key while there is one.
-    pub(super) fn new(configured: bool, bucket: Option<(async_nats::Client, String)>) -> Enabled {
+    pub(super) fn new(configured: bool, bucket: Option<(Sessions, Bucket)>) -> Enabled {
         match bucket {
-            Some((client, bucket)) => Enabled {
-                now: watch_switch(client, bucket, configured),
+            Some((sessions, bucket)) => Enabled {
+                now: watch_switch(sessions, bucket, configured),
                 _fixed: None,
             },
             None => {

@@ -12,6 +12,9 @@ pub(super) struct Scored {
     pub(super) rankings: Vec<(usize, f32)>,
     /// Candidates without a score, in ANN order, and why there are any.
     pub(super) unscored: Option<(Vec<usize>, Missing)>,
+    /// Of the best `top_k`, those below the least score that was asked for.
+    pub(super) below_min_score: usize,
+    pub(super) activation: Option<ScoreActivation>,
     pub(super) model: Option<String>,
     pub(super) workers: Vec<String>,
     pub(super) usage: Usage,
@@ -25,18 +28,32 @@ impl Scored {
             ..Scored::default()
         }
     }
+
+    /// Leaves out what is below the least score. (A worker of before `min_score` has not done it, and the parts of a call
+    /// are merged by logits.)
+    fn leave_out_below(&mut self, min_score: Option<f32>) {
+        let Some(least) = min_score else { return };
+        let best = self.rankings.len();
+        self.rankings.retain(|(_, score)| *score >= least);
+        self.below_min_score += best - self.rankings.len();
+    }
 }
 
 /// The answer to a request with every candidate.
-pub(super) fn whole(answer: Answer) -> Scored {
+pub(super) fn whole(answer: Answer, min_score: Option<f32>) -> Scored {
     let rankings = answer.reply.rankings.iter();
-    Scored {
+    let below = answer.reply.below_min_score.unwrap_or(0);
+    let mut scored = Scored {
         rankings: rankings.map(|ranking| (ranking.index, ranking.score)).collect(),
         unscored: None,
+        below_min_score: usize::try_from(below).unwrap_or(usize::MAX),
+        activation: answer.activation,
         model: Some(answer.reply.model),
         workers: answer.worker.into_iter().collect(),
         usage: answer.reply.usage,
-    }
+    };
+    scored.leave_out_below(min_score);
+    scored
 }
 
 /// What the parts of a call have to have in common: the model and, where scores are wanted rather than logits, what
@@ -67,6 +84,7 @@ pub(super) fn gather(
     answers: Vec<Result<Answer, CallError>>,
     raw_scores: bool,
     top_k: Option<usize>,
+    min_score: Option<f32>,
 ) -> Scored {
     let chosen = chosen_family(&split, &answers, raw_scores);
     let mut scored = Scored::default();
@@ -88,6 +106,7 @@ pub(super) fn gather(
                 let rankings = answer.reply.rankings.iter();
                 logits.extend(rankings.map(|ranking| (part[ranking.index], ranking.score)));
                 add(&mut scored.usage, answer.reply.usage);
+                scored.activation = scored.activation.or(answer.activation);
                 let worker = answer.worker.filter(|worker| !scored.workers.contains(worker));
                 scored.workers.extend(worker);
             }
@@ -112,6 +131,7 @@ pub(super) fn gather(
             *score = activation.apply(*score);
         }
     }
+    scored.leave_out_below(min_score);
     scored.unscored = all_of(missing);
     scored
 }
@@ -184,6 +204,7 @@ mod tests {
             reply: Reply {
                 rankings: rankings.collect(),
                 top_k_applied: false,
+                below_min_score: None,
                 model: model.to_owned(),
                 usage: Usage {
                     pairs: logits.len() as u64,
@@ -214,7 +235,7 @@ mod tests {
             answer("m", SIGMOID, &[(0, 40.0), (1, 0.0)]),
             answer("m", SIGMOID, &[(1, 50.0), (0, -1.0)]),
         ];
-        let scored = gather(split(&[&[0, 1], &[2, 3]]), answers, false, Some(3));
+        let scored = gather(split(&[&[0, 1], &[2, 3]]), answers, false, Some(3), None);
         assert_eq!(scored.rankings, [(3, 1.0), (0, 1.0), (1, 0.5)]);
         assert_eq!(scored.unscored, None);
         assert_eq!(
@@ -225,9 +246,31 @@ mod tests {
     }
 
     #[test]
+    fn the_least_score_is_held_to_what_the_activation_shows() {
+        let answers = || {
+            vec![
+                answer("m", SIGMOID, &[(0, 40.0), (1, 0.0)]),
+                answer("m", SIGMOID, &[(1, 50.0), (0, -1.0)]),
+            ]
+        };
+        let parts = || split(&[&[0, 1], &[2, 3]]);
+        let scored = gather(parts(), answers(), false, Some(3), Some(0.6));
+        assert_eq!(
+            (&*scored.rankings, scored.below_min_score),
+            (&[(3, 1.0), (0, 1.0)][..], 1)
+        );
+        let scored = gather(parts(), answers(), true, None, Some(45.0));
+        assert_eq!((&*scored.rankings, scored.below_min_score), (&[(3, 50.0)][..], 3));
+        // A worker that knows nothing of it is helped out.
+        let one = answer("m", SIGMOID, &[(0, 0.9), (1, 0.1)]).expect("an answer");
+        let scored = whole(one, Some(0.5));
+        assert_eq!((&*scored.rankings, scored.below_min_score), (&[(0, 0.9)][..], 1));
+    }
+
+    #[test]
     fn logits_stay_logits_where_they_are_wanted() {
         let answers = vec![answer("m", None, &[(0, 40.0)]), answer("m", SIGMOID, &[(0, 50.0)])];
-        let scored = gather(split(&[&[0], &[1]]), answers, true, None);
+        let scored = gather(split(&[&[0], &[1]]), answers, true, None, None);
         assert_eq!(scored.rankings, [(1, 50.0), (0, 40.0)]);
     }
 
@@ -252,13 +295,14 @@ mod tests {
             vec![late(), answer("m", SIGMOID, &[(0, 0.0)]), refused()],
             false,
             None,
+            None,
         );
         assert_eq!(scored.rankings, [(3, 0.5)]);
         let (unscored, why) = scored.unscored.expect("some are missing");
         assert_eq!(unscored, [0, 1, 2, 4, 5]);
         assert_eq!(why.reason, AnnReason::Refused(RefusalKind::TooLarge));
 
-        let scored = gather(split(&[&[0], &[1]]), vec![refused(), late()], false, None);
+        let scored = gather(split(&[&[0], &[1]]), vec![refused(), late()], false, None, None);
         assert!(scored.rankings.is_empty() && scored.model.is_none());
         let (_, why) = scored.unscored.expect("all are missing");
         assert_eq!(why.reason, AnnReason::Refused(RefusalKind::Overloaded));
@@ -273,7 +317,7 @@ mod tests {
             answer("old", Some(ScoreActivation::Identity), &[(0, 9.0)]),
             answer("new", None, &[(0, 9.0)]),
         ];
-        let scored = gather(split(&[&[0], &[1, 2], &[3], &[4]]), answers, false, None);
+        let scored = gather(split(&[&[0], &[1, 2], &[3], &[4]]), answers, false, None, None);
         assert_eq!(
             scored.rankings.iter().map(|(index, _)| *index).collect::<Vec<_>>(),
             [2, 1]
@@ -283,7 +327,7 @@ mod tests {
         assert_eq!((unscored, why.reason), (vec![0, 3, 4], AnnReason::BadReply));
         // Of equals, the first.
         let answers = vec![answer("a", None, &[(0, 1.0)]), answer("b", None, &[(0, 2.0)])];
-        let scored = gather(split(&[&[0], &[1]]), answers, true, None);
+        let scored = gather(split(&[&[0], &[1]]), answers, true, None, None);
         assert_eq!(scored.model.as_deref(), Some("a"));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One subscription for the life of the connection: asking costs one message, and not a subscription more. async-nats
 //! has such an inbox too, but keeps there, for good, whatever was never answered; here a question that is given up, for
-//! whatever reason, leaves nothing behind.
+//! whatever reason, leaves nothing behind. The subscription is made again when the library's task has ended (see
+//! [`Sessions`]): answers under way at that time arrive all the same.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,12 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, Message, SubscribeError, Subscriber};
+use async_nats::{Message, SubscribeError, Subscriber};
 use futures_util::StreamExt;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::nats::{Backoff, Pinger};
+use crate::nats::{Backoff, Pinger, Session, Sessions};
 
 /// Answers that wait to be handed over. That takes a lookup each, so they only ever wait for the processor.
 pub(super) const CAPACITY: usize = 1024;
@@ -29,7 +30,7 @@ const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Inbox {
     prefix: String,
     next: AtomicU64,
-    statistics: Arc<async_nats::Statistics>,
+    sessions: Sessions,
     waiting: Arc<Waiting>,
     /// The server has refused the subscription, as far as is known: no answer arrives.
     deaf: Arc<AtomicBool>,
@@ -58,17 +59,19 @@ pub(super) struct Awaited<'a> {
 
 impl Inbox {
     /// Subscribes. `refusals`: how many subscriptions of this connection the server has refused for their number.
-    pub(super) async fn open(client: &Client, refusals: watch::Receiver<u64>) -> Result<Inbox, SubscribeError> {
-        let prefix = client.new_inbox();
+    pub(super) async fn open(sessions: &Sessions, refusals: watch::Receiver<u64>) -> Result<Inbox, SubscribeError> {
+        let session = sessions.now();
+        let prefix = session.client.new_inbox();
         // Before the inbox itself, so that no limit can be in its way.
         let pinger = Pinger::new();
-        pinger.prepare(client, format!("{prefix}.ping")).await;
+        pinger.prepare(&session.client, format!("{prefix}.ping")).await;
         let subject = format!("{prefix}.*");
-        let answers = client.subscribe(subject.clone()).await?;
+        let answers = session.client.subscribe(subject.clone()).await?;
         let (waiting, deaf) = (Arc::new(Waiting::default()), Arc::new(AtomicBool::new(false)));
         let reader = Reader {
-            client: client.clone(),
-            subject,
+            sessions: sessions.clone(),
+            session,
+            prefix: prefix.clone(),
             answers,
             refusals,
             waiting: waiting.clone(),
@@ -81,7 +84,7 @@ impl Inbox {
         Ok(Inbox {
             prefix,
             next: AtomicU64::new(0),
-            statistics: client.statistics(),
+            sessions: sessions.clone(),
             waiting,
             deaf,
             reader: reader.abort_handle(),
@@ -97,7 +100,7 @@ impl Inbox {
     pub(super) fn expect(&self) -> Awaited<'_> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        let connection = self.statistics.connects.load(Ordering::Relaxed);
+        let connection = self.sessions.connection();
         self.waiting.lock().insert(number, (connection, sender));
         Awaited {
             inbox: self,
@@ -109,8 +112,9 @@ impl Inbox {
 
 /// Hands answers to those who wait for them, and makes the subscription again when the server has refused it.
 struct Reader {
-    client: Client,
-    subject: String,
+    sessions: Sessions,
+    session: Session,
+    prefix: String,
     answers: Subscriber,
     refusals: watch::Receiver<u64>,
     waiting: Arc<Waiting>,
@@ -127,19 +131,42 @@ impl Reader {
             tokio::select! {
                 message = self.answers.next() => match message {
                     Some(message) => self.hand_over(message),
-                    None => break,
+                    // The session has ended, and every subscription with it.
+                    None => {
+                        if !self.next_session().await {
+                            break;
+                        }
+                    }
                 },
                 Ok(()) = self.refusals.changed() => {
-                    if self.heard_on != Some(self.client.statistics().connects.load(Ordering::Relaxed))
-                        && self.subscribe_again().await.is_err()
-                    {
-                        break;
+                    // A subscription that cannot be asked for is one of a session that has ended: the answers end, too.
+                    if self.heard_on != Some(self.sessions.connection()) {
+                        let _ = self.subscribe_again().await;
                     }
                 }
             }
         }
-        // The client is closed: whoever waits learns it now.
+        // There is no connection any more: whoever waits learns it now.
         self.waiting.lock().clear();
+    }
+
+    /// Subscribes on the session after this one, where answers that are under way arrive all the same. False: there is none.
+    async fn next_session(&mut self) -> bool {
+        let Some(next) = self.sessions.after(self.session.number).await else {
+            return false;
+        };
+        self.session = next;
+        self.pinger
+            .prepare(&self.session.client, format!("{}.ping", self.prefix))
+            .await;
+        if let Ok(again) = self.session.client.subscribe(self.subject()).await {
+            self.answers = again;
+        }
+        true
+    }
+
+    fn subject(&self) -> String {
+        format!("{}.*", self.prefix)
     }
 
     fn hand_over(&mut self, message: Message) {
@@ -167,8 +194,8 @@ impl Reader {
             // The old one ends first: at the limit there is no room for both.
             let _ = self.answers.unsubscribe().await;
             self.refusals.mark_unchanged();
-            self.answers = self.client.subscribe(self.subject.clone()).await?;
-            let answered = self.pinger.round_trip(&self.client).await;
+            self.answers = self.session.client.subscribe(self.subject()).await?;
+            let answered = self.pinger.round_trip(&self.session.client).await;
             if !self.refusals.has_changed().unwrap_or(false) {
                 self.deaf.store(false, Ordering::Release);
                 if answered {
@@ -211,5 +238,49 @@ impl fmt::Debug for Inbox {
             .field("prefix", &self.prefix)
             .field("waiting", &self.waiting.lock().len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::nats::ConnectPlan;
+    use crate::nats::fake_server::FakeServer;
+
+    #[tokio::test]
+    async fn an_answer_that_is_under_way_when_the_librarys_task_ends_arrives() {
+        let server = FakeServer::start().await;
+        let plan = ConnectPlan {
+            retries_max: 0,
+            subscription_capacity: CAPACITY,
+            client_capacity: 16,
+        };
+        let sessions = Sessions::connect(&server.settings(), plan, |_| {})
+            .await
+            .expect("a session");
+        let inbox = Inbox::open(&sessions, watch::channel(0).1).await.expect("an inbox");
+        let mut awaited = inbox.expect();
+        sessions.client().drain().await.expect("a drain");
+        let worker = Sessions::connect(&server.settings(), plan, |_| {})
+            .await
+            .expect("a session");
+        let worker = worker.client();
+        let answered = async {
+            let mut often = tokio::time::interval(Duration::from_millis(5));
+            loop {
+                tokio::select! {
+                    answer = awaited.answer() => return answer,
+                    // Until the inbox is back.
+                    _ = often.tick() => {
+                        let sent = worker.publish(format!("{}.0", inbox.prefix), "scores".into());
+                        sent.await.expect("a publish");
+                    }
+                }
+            }
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(20), answered).await;
+        assert_eq!(answer.expect("in time").expect("an answer").payload, "scores");
     }
 }

@@ -18,6 +18,9 @@ pub struct RerankOptions {
     pub(super) raw_scores: Option<bool>,
     pub(super) truncate: Option<bool>,
     pub(super) model: Option<String>,
+    pub(super) min_score: Option<f32>,
+    pub(super) max_tokens_per_document: Option<usize>,
+    pub(super) max_tokens_per_pair: Option<usize>,
     pub(super) trace_context: Option<TraceContext>,
 }
 
@@ -43,6 +46,28 @@ impl RerankOptions {
     /// The model that has to answer, by its id or alias; workers of another refuse (`unknown_model`).
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = Some(model.into());
+        self
+    }
+
+    /// Leaves out items with a lower score, as it is returned (see [`raw_scores`](Self::raw_scores)); a number that is not
+    /// finite leaves out none. Items that have no score stay. [`Reranked::below_min_score`](super::Reranked::below_min_score)
+    /// says how many were left out.
+    pub fn min_score(mut self, min_score: f32) -> Self {
+        self.min_score = min_score.is_finite().then_some(min_score);
+        self
+    }
+
+    /// Cuts a document to its first so many tokens, at least 1, before it is paired with the query. Workers of before this
+    /// option do not.
+    pub fn max_tokens_per_document(mut self, tokens: usize) -> Self {
+        self.max_tokens_per_document = Some(tokens.max(1));
+        self
+    }
+
+    /// A limit for a pair in tokens, special tokens included, at least 1, below the model's own. Workers of before this
+    /// option do not know it.
+    pub fn max_tokens_per_pair(mut self, tokens: usize) -> Self {
+        self.max_tokens_per_pair = Some(tokens.max(1));
         self
     }
 

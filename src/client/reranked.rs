@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::CallError;
-use crate::protocol::{RefusalKind, RefusalScope, Usage};
+use crate::protocol::{RefusalKind, RefusalScope, ScoreActivation, Usage};
 
 /// The caller's items after a call, whatever became of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,11 @@ pub struct Reranked<T> {
     pub order: Order,
     /// Only where `order` is the model's: that some candidates have no score, and why.
     pub partial: Option<Partial>,
+    /// How many of the best `top_k` are not among `items`, since their score is below the call's `min_score`.
+    pub below_min_score: usize,
+    /// What made scores of the model's logits, or would have where logits were asked for. `None` in ANN order, and if the
+    /// worker did not say.
+    pub activation: Option<ScoreActivation>,
     /// The model that gave the scores. `None` in ANN order, or where nothing had to be asked.
     pub model: Option<String>,
     /// The ids of the workers that gave the scores, each once.
@@ -165,6 +170,8 @@ impl<T> Reranked<T> {
                 .collect(),
             order: Order::Ann(missing.reason),
             partial: None,
+            below_min_score: 0,
+            activation: None,
             model: None,
             workers: Vec::new(),
             usage: Usage::default(),

@@ -12,7 +12,7 @@ use super::enabled::Enabled;
 use super::gather::Scored;
 use super::record;
 use super::size_class::{pair_bytes, size_class};
-use super::{AnnReason, Order, Partial, Ranked, RerankOptions, Reranked, RerankerBuilder, Text};
+use super::{AnnReason, Caller, Order, Partial, Ranked, RerankOptions, Reranked, RerankerBuilder, Text};
 use crate::protocol::headers::BUDGET_MAX;
 use crate::protocol::{Document, RefusalScope, Request};
 use crate::telemetry::caller_names;
@@ -100,6 +100,18 @@ impl Reranker {
     /// Whether there is a connection to NATS at present.
     pub fn is_connected(&self) -> bool {
         self.shared.asker.caller.is_connected()
+    }
+
+    /// Whether the NATS server has refused the credentials for so long that waiting is no use (see [`Caller::is_refused`]).
+    ///
+    /// [`Caller::is_refused`]: super::Caller::is_refused
+    pub fn is_refused(&self) -> bool {
+        self.shared.asker.caller.is_refused()
+    }
+
+    /// Over what, and on which subject it asks.
+    pub(super) fn asks(&self) -> (&Caller, &str) {
+        (&self.shared.asker.caller, &self.shared.asker.subject)
     }
 
     /// Puts `documents` (in ANN order) into the order of how well they answer `query`, and keeps the best `top_k` of
@@ -202,6 +214,9 @@ impl Reranker {
             truncate: options.truncate.unwrap_or(defaults.truncate),
             timeout_ms: None,
             model: options.model.clone().or_else(|| defaults.model.clone()),
+            min_score: options.min_score,
+            max_tokens_per_document: options.max_tokens_per_document,
+            max_tokens_per_pair: options.max_tokens_per_pair,
         }
     }
 
@@ -237,7 +252,7 @@ fn documents<T>(items: &[T], text: impl Fn(&T) -> &str) -> Vec<Document> {
 fn arrange<T>(items: Vec<T>, scored: Scored, top_k: Option<usize>, started: Instant) -> Reranked<T> {
     let (unscored, detail, partial) = match scored.unscored {
         None => (Vec::new(), None, None),
-        Some((_, missing)) if scored.rankings.is_empty() => {
+        Some((_, missing)) if scored.rankings.is_empty() && scored.below_min_score == 0 => {
             return Reranked::ann(items, top_k, missing, started.elapsed());
         }
         Some((indices, missing)) => {
@@ -260,6 +275,8 @@ fn arrange<T>(items: Vec<T>, scored: Scored, top_k: Option<usize>, started: Inst
         items: ranked.collect(),
         order: Order::Model,
         partial,
+        below_min_score: scored.below_min_score,
+        activation: scored.activation,
         model: scored.model,
         workers: scored.workers,
         usage: scored.usage,

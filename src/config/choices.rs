@@ -23,6 +23,16 @@ words! {
 }
 
 words! {
+    /// What stands for scores where there is no ranking (`gateway.fallback_scores`).
+    FallbackScores, "descending, zero", {
+        /// Falling from 1.
+        Descending = "descending",
+        /// 0.
+        Zero = "zero",
+    }
+}
+
+words! {
     /// A named set of settings that comes with the program (`--profile`, `RERANK_PROFILE`).
     Profile, "dev, production, minimal, gpu", {
         /// A developer's machine.

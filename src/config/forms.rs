@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use async_nats::ServerAddr;
-use tracing_subscriber::EnvFilter;
+use url::{Host, Url};
 
 /// Subjects longer than this are refused by servers or by their logs.
 const SUBJECT_BYTES_MAX: usize = 255;
@@ -34,6 +34,11 @@ pub fn subject_prefix(text: &str) -> &str {
     text.strip_suffix(".>").unwrap_or(text)
 }
 
+/// One token of a subject, such as a JetStream domain.
+pub fn is_token(text: &str) -> bool {
+    is_subject(text) && !text.contains('.')
+}
+
 /// A service name by ADR-32.
 pub fn is_service_name(text: &str) -> bool {
     text.len() <= SUBJECT_BYTES_MAX && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
@@ -46,6 +51,7 @@ pub fn is_server_url(text: &str) -> bool {
         && ServerAddr::from_str(text).is_ok_and(|address| {
             matches!(address.scheme(), "nats" | "tls")
                 && !address.host().is_empty()
+                && address.port() != 0
                 && matches!(address.into_inner().path(), "" | "/")
         })
 }
@@ -56,12 +62,81 @@ pub fn is_web_url(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
         return false;
     };
-    !rest.starts_with(['/', ':']) && is_plain(rest) && !rest.contains([' ', '?', '#', '\\', '@'])
+    !rest.starts_with(['/', ':'])
+        && is_plain(rest)
+        && !rest.contains([' ', '?', '#', '\\', '@'])
+        && Url::parse(text).is_ok_and(|url| url.host().is_some() && url.port() != Some(0))
 }
 
-/// An origin as browsers send it (scheme, host and perhaps a port, nothing behind), or `*` for any.
+/// What is wrong with the port of an address or a URL, if it is that.
+pub fn port_hint(text: &str) -> Option<String> {
+    let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next()?;
+    // What stands before the `@` may be a secret.
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (_, port) = host.rsplit_once(':').filter(|_| !host.ends_with(']'))?;
+    match port.parse::<u16>() {
+        Ok(0) => Some("port 0 is none that a server can be reached at".to_owned()),
+        Ok(_) => None,
+        Err(_) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let shown: String = port.chars().take(20).collect();
+            Some(format!("port {shown} is above 65535"))
+        }
+        Err(_) => Some("the port must be a number from 0 to 65535".to_owned()),
+    }
+}
+
+/// The same of an address to listen on, where port 0 stands for any free one.
+pub fn listen_hint(text: &str) -> Option<String> {
+    port_hint(text).filter(|_| !text.ends_with(":0"))
+}
+
+/// An origin as browsers send it: scheme and host in lower case, a host of other letters in Punycode, no default port, nothing
+/// behind. `*` stands for any.
+///
+/// # Errors
+/// Why no browser sends such an origin.
+pub fn origin(text: &str) -> Result<String, String> {
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    let wrong = |reason: &str| Err(reason.to_owned());
+    let url = match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => url,
+        Ok(_) => return wrong("an origin begins with https:// or http://"),
+        Err(url::ParseError::RelativeUrlWithoutBase) => return wrong("an origin begins with https:// or http://"),
+        Err(error) => return Err(port_hint(text).unwrap_or_else(|| error.to_string())),
+    };
+    let behind = text.split_once("://").map_or("", |(_, rest)| rest);
+    if behind.is_empty() || behind.starts_with('/') || text.contains(['\\', char::from(0x7f)]) || !is_plain(text) {
+        return wrong("an origin has two slashes and a host behind its scheme");
+    }
+    if behind.contains('@') {
+        return wrong("an origin holds no user");
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || behind.matches('/').count() > 1 {
+        return wrong("an origin ends behind its host and port: nothing of a page's path belongs to it");
+    }
+    if matches!(url.host(), Some(Host::Domain(host)) if host.contains('*')) {
+        return wrong("an origin is one host: `*` stands for any only by itself");
+    }
+    if url.port() == Some(0) {
+        return wrong("port 0 is none that a page can come from");
+    }
+    Ok(url.origin().ascii_serialization())
+}
+
+/// Something that [`origin`] takes.
 pub fn is_origin(text: &str) -> bool {
-    text == "*" || (is_web_url(text) && !text.ends_with('/') && text.matches('/').count() == 2 && text.is_ascii())
+    origin(text).is_ok()
+}
+
+/// A model's name and the subject of its workers: `bge-m3=rerank.v1.score.bge-m3`.
+pub fn is_named_subject(text: &str) -> bool {
+    // A subject may hold `=`, a name not.
+    text.split_once('=').is_some_and(|(name, subject)| {
+        !name.trim().is_empty() && is_plain(name) && !name.contains(['"', '\'', '[', ']']) && is_subject(subject)
+    })
 }
 
 /// A branch, tag or commit: it becomes a part of paths and addresses.
@@ -76,11 +151,6 @@ pub fn is_revision(text: &str) -> bool {
 /// An address to listen on. No name: what it stands for may change, and looking it up may take long.
 pub fn is_socket_address(text: &str) -> bool {
     text.parse::<std::net::SocketAddr>().is_ok()
-}
-
-/// An expression that `telemetry::logs` can use.
-pub fn is_log_filter(text: &str) -> bool {
-    EnvFilter::builder().parse(text).is_ok()
 }
 
 /// Whether that server URL carries a user, password or token.
@@ -173,6 +243,8 @@ mod tests {
                 "ws://db",
                 "nats://a b",
                 "nats://db:99999",
+                "db:99999",
+                "nats://db:0",
                 "nats://db/path",
                 "nats://db\n",
             ],
@@ -197,6 +269,8 @@ mod tests {
                 "https://a b",
                 "https://hub/?q=1",
                 "https://u:p@hub",
+                "https://hub:99999",
+                "http://hub:0/mirror",
             ],
         );
     }
@@ -204,17 +278,96 @@ mod tests {
     #[test]
     fn origins() {
         all(
+            is_named_subject,
+            &["bge-m3=rerank.v1.score.bge-m3", "BAAI/bge-reranker-v2-m3=a=b"],
+            &[
+                "",
+                "=",
+                "name",
+                "name=",
+                "=subject",
+                " =subject",
+                "name=a b",
+                "name=a.>",
+                "na\nme=a",
+            ],
+        );
+        all(
             is_origin,
-            &["*", "https://shop.example", "http://127.0.0.1:3000"],
+            &[
+                "*",
+                "https://shop.example",
+                "http://127.0.0.1:3000",
+                "https://shop.example/",
+            ],
             &[
                 "",
                 "shop.example",
-                "https://shop.example/",
                 "https://shop.example/a",
-                "https://*.example/",
+                "https://shop.example//",
+                "https://shop.example?",
+                "https://shop.example/#",
+                "https:shop.example",
+                "https:///shop.example",
+                "https://u:p@shop.example",
+                "https://shop.example:99999",
+                "https://shop.example:0",
+                "https://shop example",
+                "https://*.example",
+                "https://",
+                "ftp://shop.example",
+                "**",
                 "null",
             ],
         );
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_send_them() {
+        for (written, sent) in [
+            ("*", "*"),
+            ("https://shop.example", "https://shop.example"),
+            ("HTTPS://Shop.Example", "https://shop.example"),
+            ("https://shop.example/", "https://shop.example"),
+            ("https://shop.example:443", "https://shop.example"),
+            ("http://shop.example:80/", "http://shop.example"),
+            ("http://shop.example:443", "http://shop.example:443"),
+            ("https://shop.example:8443", "https://shop.example:8443"),
+            ("https://bücher.example", "https://xn--bcher-kva.example"),
+            ("http://[2001:DB8::0001]:3000", "http://[2001:db8::1]:3000"),
+            ("http://127.0.0.1:3000", "http://127.0.0.1:3000"),
+        ] {
+            assert_eq!(origin(written).as_deref(), Ok(sent), "{written}");
+        }
+        assert!(
+            origin("https://shop.example:99999")
+                .unwrap_err()
+                .contains("port 99999 is above 65535")
+        );
+        assert!(origin("https://*.example").unwrap_err().contains("one host"));
+        assert!(origin("shop.example").unwrap_err().contains("https://"));
+    }
+
+    #[test]
+    fn ports_that_are_none_are_named() {
+        for (text, hint) in [
+            ("127.0.0.1:99999", Some("port 99999 is above 65535")),
+            ("[::1]:65536", Some("port 65536 is above 65535")),
+            ("nats://u:hunter2@db:70000/", Some("port 70000 is above 65535")),
+            (
+                "https://hub.example:99999999999999999999/mirror",
+                Some("port 99999999999999999999 is above 65535"),
+            ),
+            ("nats://db:-1", Some("the port must be a number from 0 to 65535")),
+            ("nats://db:0", Some("port 0 is none that a server can be reached at")),
+            ("https://hub.example", None),
+            ("https://[::1]", None),
+            ("127.0.0.1:9464", None),
+        ] {
+            assert_eq!(port_hint(text).as_deref(), hint, "{text}");
+        }
+        assert_eq!(listen_hint("127.0.0.1:0"), None);
+        assert!(listen_hint("127.0.0.1:99999").is_some());
     }
 
     #[test]
@@ -232,15 +385,6 @@ mod tests {
             is_socket_address,
             &["127.0.0.1:9464", "0.0.0.0:0", "[::1]:80"],
             &["", "localhost:80", ":80", "127.0.0.1", "127.0.0.1:99999", "::1:80"],
-        );
-    }
-
-    #[test]
-    fn log_filters() {
-        all(
-            is_log_filter,
-            &["info", "info,nats_rerank=debug", "off"],
-            &["info,nats_rerank=loud", "a=b=c"],
         );
     }
 

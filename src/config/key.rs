@@ -11,6 +11,12 @@ pub struct Key {
     pub kind: Kind,
     /// Never shown.
     pub secret: bool,
+    /// Says what is wrong with a text, where that can be said better than by what is allowed. Shows no secret.
+    pub hint: fn(&str) -> Option<String>,
+}
+
+fn no_hint(_: &str) -> Option<String> {
+    None
 }
 
 /// What a setting may hold.
@@ -52,6 +58,7 @@ pub(super) const fn switch(name: &'static str) -> Key {
         name,
         kind: Kind::Switch,
         secret: false,
+        hint: no_hint,
     }
 }
 
@@ -65,6 +72,7 @@ pub(super) const fn integer(name: &'static str, min: i64, max: i64, unit: &'stat
             zero: None,
         },
         secret: false,
+        hint: no_hint,
     }
 }
 
@@ -79,6 +87,7 @@ pub(super) const fn or_zero(name: &'static str, min: i64, max: i64, unit: &'stat
             zero: Some(zero),
         },
         secret: false,
+        hint: no_hint,
     }
 }
 
@@ -91,6 +100,7 @@ const fn form(name: &'static str, allowed: &'static str, optional: bool, check: 
             check,
         }),
         secret: false,
+        hint: no_hint,
     }
 }
 
@@ -112,6 +122,7 @@ pub(super) const fn secret(name: &'static str) -> Key {
         name,
         kind: Kind::Text(form),
         secret: true,
+        hint: no_hint,
     }
 }
 
@@ -127,7 +138,13 @@ pub(super) const fn list(name: &'static str, min: usize, allowed: &'static str, 
             },
         },
         secret: false,
+        hint: no_hint,
     }
+}
+
+/// The same key, whose messages say more.
+pub(super) const fn hinted(key: Key, hint: fn(&str) -> Option<String>) -> Key {
+    Key { hint, ..key }
 }
 
 impl Key {

@@ -12,7 +12,7 @@ use super::key::Key;
 use super::problem::{Problem, Source};
 use super::schema::{self, KEYS};
 use super::value::Value;
-use super::{Profile, kubernetes};
+use super::{Profile, dates, kubernetes};
 
 /// The defaults, part of the program.
 pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
@@ -127,14 +127,20 @@ impl Layers {
 
     fn add_toml(&mut self, source: &Source, text: &str) {
         match config::File::from_str(text, FileFormat::Toml).collect() {
-            Ok(table) => self.add_table(source, "", &table),
+            Ok(table) => self.add_table(source, "", &table, &dates::dates(text)),
             Err(error) => self
                 .problems
                 .push(Problem::with(source, without_excerpt(&error.to_string()))),
         }
     }
 
-    fn add_table(&mut self, source: &Source, section: &str, table: &config::Map<String, config::Value>) {
+    fn add_table(
+        &mut self,
+        source: &Source,
+        section: &str,
+        table: &config::Map<String, config::Value>,
+        dates: &BTreeMap<String, String>,
+    ) {
         // The table's own order is that of a hash: sorted, the problems come out the same each time.
         let sorted: BTreeMap<_, _> = table.iter().collect();
         for (leaf, value) in sorted {
@@ -145,9 +151,12 @@ impl Layers {
             };
             match &value.kind {
                 config::ValueKind::Table(inner) if schema::is_section(&name) || !inner.is_empty() => {
-                    self.add_table(source, &name, inner);
+                    self.add_table(source, &name, inner, dates);
                 }
-                _ => self.add(source, &name, |key| Value::from_toml(key, value)),
+                _ => self.add(source, &name, |key| match dates.get(&name) {
+                    Some(date) => Err(Value::date_problem(key, date)),
+                    None => Value::from_toml(key, value),
+                }),
             }
         }
     }

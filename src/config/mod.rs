@@ -9,10 +9,12 @@
 //! Tests fail where one of them is forgotten.
 
 mod choices;
+mod dates;
 mod forms;
 mod key;
 mod kubernetes;
 mod layers;
+mod log_filter;
 mod problem;
 mod raw;
 mod reference;
@@ -26,8 +28,9 @@ mod value;
 mod warnings;
 
 pub use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice, TokenizerChoice, UnknownChoice};
-pub use choices::{LogFormat, OnFailure, Profile};
+pub use choices::{FallbackScores, LogFormat, OnFailure, Profile};
 pub use layers::{Flag, Sources};
+pub(crate) use log_filter::trimmed as trimmed_log_filter;
 pub use problem::{ConfigError, Problem, Source};
 pub use reference::{REFERENCE_BEGIN, REFERENCE_END, reference};
 pub use secret::{Secret, redact_url};

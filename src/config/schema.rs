@@ -2,8 +2,9 @@
 //! hold that file, this table, the structs in `raw` and `docs/configuration.md` together.
 
 use super::forms;
-use super::key::{Key, integer, list, optional, or_zero, secret, switch, text};
-use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, TokenizerChoice};
+use super::key::{Key, hinted, integer, list, optional, or_zero, secret, switch, text};
+use super::log_filter;
+use super::{DeviceChoice, FallbackScores, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, TokenizerChoice};
 
 /// Ten minutes.
 const MILLISECONDS_MAX: i64 = 600_000;
@@ -16,12 +17,16 @@ const MODEL: &str = "`builtin`, a folder, or a hub id `owner/name`";
 /// Every key, in the order of `config/default.toml`.
 pub static KEYS: &[Key] = &[
     switch("enabled"),
-    list(
-        "nats.url",
-        1,
-        "a URL `nats://host:port` or `tls://host:port`",
-        forms::is_server_url,
+    hinted(
+        list(
+            "nats.url",
+            1,
+            "a URL `nats://host:port` or `tls://host:port`",
+            forms::is_server_url,
+        ),
+        forms::port_hint,
     ),
+    switch("nats.ignore_discovered_servers"),
     text(
         "nats.subject",
         "a NATS subject without wildcards, spaces, empty tokens or a leading `$`",
@@ -37,6 +42,11 @@ pub static KEYS: &[Key] = &[
         "letters, digits, `-` and `_`",
         forms::is_service_name,
     ),
+    optional(
+        "nats.switch_domain",
+        "a name without dots, spaces or wildcards",
+        forms::is_token,
+    ),
     text(
         "nats.service_name",
         "letters, digits, `-` and `_`",
@@ -51,7 +61,9 @@ pub static KEYS: &[Key] = &[
     optional("nats.nkey_seed_file", PATH, forms::is_plain),
     optional("nats.user", "a text without control characters", forms::is_plain),
     secret("nats.password"),
+    optional("nats.password_file", PATH, forms::is_plain),
     secret("nats.token"),
+    optional("nats.token_file", PATH, forms::is_plain),
     switch("nats.tls_required"),
     optional("nats.tls_ca_file", PATH, forms::is_plain),
     optional("nats.tls_cert_file", PATH, forms::is_plain),
@@ -76,10 +88,13 @@ pub static KEYS: &[Key] = &[
     text("model.revision", "a branch, tag or commit", forms::is_revision),
     optional("model.hub_cache_dir", PATH, forms::is_plain),
     secret("model.hub_token"),
-    optional(
-        "model.hub_endpoint",
-        "a URL `https://host` or `http://host`, without a user in it",
-        forms::is_web_url,
+    hinted(
+        optional(
+            "model.hub_endpoint",
+            "a URL `https://host` or `http://host`, without a user in it",
+            forms::is_web_url,
+        ),
+        forms::port_hint,
     ),
     switch("model.hub_offline"),
     integer("model.hub_retries_max", 0, 100, "retries"),
@@ -126,21 +141,36 @@ pub static KEYS: &[Key] = &[
     or_zero("cache.document_bytes_max", 1 << 16, 1 << 40, "bytes", "none are kept"),
     or_zero("cache.scores_max", 64, 1_000_000_000, "scores", "none are kept"),
     integer("shutdown.grace_ms", 0, MILLISECONDS_MAX, "ms"),
-    optional(
-        "health.listen",
-        "an address `ip:port`, port 0: any free one",
-        forms::is_socket_address,
+    hinted(
+        optional(
+            "health.listen",
+            "an address `ip:port`, port 0: any free one",
+            forms::is_socket_address,
+        ),
+        forms::listen_hint,
     ),
     integer("health.heart_beat_age_max_ms", 10_000, MILLISECONDS_MAX, "ms"),
-    text(
-        "gateway.listen",
-        "an address `ip:port`, port 0: any free one",
-        forms::is_socket_address,
+    hinted(
+        text(
+            "gateway.listen",
+            "an address `ip:port`, port 0: any free one",
+            forms::is_socket_address,
+        ),
+        forms::listen_hint,
     ),
     integer("gateway.timeout_ms", 1, MILLISECONDS_MAX, "ms"),
     text("gateway.on_failure", OnFailure::ALLOWED, |text| {
         text.parse::<OnFailure>().is_ok()
     }),
+    text("gateway.fallback_scores", FallbackScores::ALLOWED, |text| {
+        text.parse::<FallbackScores>().is_ok()
+    }),
+    list(
+        "gateway.models",
+        0,
+        "`name=subject`: the name of a model, and the NATS subject of its workers",
+        forms::is_named_subject,
+    ),
     switch("gateway.any_model"),
     or_zero("gateway.split_pairs", 1, 1_000_000, "pairs", "never"),
     secret("gateway.token"),
@@ -149,26 +179,42 @@ pub static KEYS: &[Key] = &[
     integer("gateway.connections_max", 1, 100_000, "connections"),
     integer("gateway.documents_max", 1, 1_000_000, "documents"),
     integer("gateway.body_bytes_max", 1024, 1 << 30, "bytes"),
-    integer("gateway.request_timeout_ms", 1, MILLISECONDS_MAX, "ms"),
-    list(
-        "gateway.cors_origins",
-        0,
-        "`*`, or an origin `https://host` or `http://host:port`",
-        forms::is_origin,
+    or_zero(
+        "gateway.pending_body_bytes_max",
+        1024,
+        1 << 40,
+        "bytes",
+        "64 times `gateway.body_bytes_max`",
     ),
-    optional(
-        "traces.otlp_endpoint",
-        "a URL `http://host:port` or `https://host:port`, without a user in it",
-        forms::is_web_url,
+    integer("gateway.request_timeout_ms", 1, MILLISECONDS_MAX, "ms"),
+    hinted(
+        list(
+            "gateway.cors_origins",
+            0,
+            "`*`, or an origin `https://host` or `http://host:port`",
+            forms::is_origin,
+        ),
+        |text| forms::origin(text).err(),
+    ),
+    hinted(
+        optional(
+            "traces.otlp_endpoint",
+            "a URL `http://host:port` or `https://host:port`, without a user in it",
+            forms::is_web_url,
+        ),
+        forms::port_hint,
     ),
     integer("traces.sample_percent", 0, 100, "per cent"),
     text("log.format", LogFormat::ALLOWED, |text| {
         text.parse::<LogFormat>().is_ok()
     }),
-    text(
-        "log.level",
-        "a filter such as `info` or `info,nats_rerank=debug`",
-        forms::is_log_filter,
+    hinted(
+        text(
+            "log.level",
+            "a filter such as `info` or `info,nats_rerank=debug`",
+            log_filter::is_log_filter,
+        ),
+        log_filter::hint,
     ),
 ];
 

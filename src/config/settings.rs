@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, TokenizerChoice};
+use super::{
+    DeviceChoice, FallbackScores, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, TokenizerChoice,
+};
 use crate::nats::ConnectionSettings;
 
 /// The whole configuration, validated.
@@ -44,12 +46,16 @@ pub struct Config {
 pub struct NatsConfig {
     /// Server URLs, tried in turn.
     pub urls: Vec<ServerUrl>,
+    /// Whether to leave servers alone that a server of the cluster advertises.
+    pub ignore_discovered_servers: bool,
     /// The subject that requests are published to.
     pub subject: String,
     /// The queue group that all workers of one model share.
     pub queue_group: String,
     /// The JetStream KV bucket whose key `enabled` is the live switch.
     pub switch_bucket: Option<String>,
+    /// The JetStream domain that the bucket is in, unless it is the one of the servers here.
+    pub switch_domain: Option<String>,
     /// The name in service discovery (ADR-32).
     pub service_name: String,
     /// The name in server monitoring.
@@ -58,12 +64,16 @@ pub struct NatsConfig {
     pub credentials_file: Option<PathBuf>,
     /// A file that holds an nkey seed.
     pub nkey_seed_file: Option<PathBuf>,
-    /// User name; always with `password`.
+    /// User name; always with `password` or `password_file`.
     pub user: Option<String>,
     /// Password of `user`.
     pub password: Option<Secret>,
+    /// A file that holds the password of `user`.
+    pub password_file: Option<PathBuf>,
     /// Bearer token.
     pub token: Option<Secret>,
+    /// A file that holds the token.
+    pub token_file: Option<PathBuf>,
     /// Refuse a connection without TLS.
     pub tls_required: bool,
     /// Additional root certificates (PEM).
@@ -92,12 +102,15 @@ impl NatsConfig {
     pub fn connection(&self) -> ConnectionSettings {
         ConnectionSettings {
             urls: self.urls.iter().map(|url| url.expose().to_owned()).collect(),
+            ignore_discovered_servers: self.ignore_discovered_servers,
             name: self.connection_name.clone(),
             credentials_file: self.credentials_file.clone(),
             nkey_seed_file: self.nkey_seed_file.clone(),
             user: self.user.clone(),
             password: self.password.as_ref().map(|secret| secret.expose().to_owned()),
+            password_file: self.password_file.clone(),
             token: self.token.as_ref().map(|secret| secret.expose().to_owned()),
+            token_file: self.token_file.clone(),
             tls_required: self.tls_required,
             tls_ca_file: self.tls_ca_file.clone(),
             tls_cert_file: self.tls_cert_file.clone(),
@@ -265,7 +278,11 @@ pub struct GatewayConfig {
     pub timeout: Duration,
     /// What there is when no ranking came in time.
     pub on_failure: OnFailure,
-    /// Whether the model that `/v1` and `/v2` requests name is of no account.
+    /// What stands for scores where there is no ranking.
+    pub fallback_scores: FallbackScores,
+    /// Models that requests choose by name, and the subject of each one's workers.
+    pub models: Vec<(String, String)>,
+    /// Whether the workers of `nats.subject` answer for names that are not among `models`.
     pub any_model: bool,
     /// A request of more pairs is shared by several workers; `None`: only what is too large for one message.
     pub split_pairs: Option<usize>,
@@ -275,15 +292,17 @@ pub struct GatewayConfig {
     pub token_file: Option<PathBuf>,
     /// Requests at work at once.
     pub requests_max: usize,
-    /// Connections at once.
+    /// Connections at once; the one that has been idle longest gives way to the next.
     pub connections_max: usize,
     /// Documents of a request.
     pub documents_max: usize,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
+    /// Bytes of all bodies that are arriving. At least `body_bytes_max`.
+    pub pending_body_bytes_max: usize,
     /// The time of a request in all, the arrival of its body counted. Above `timeout`.
     pub request_timeout: Duration,
-    /// Origins whose pages may ask; `*`: any; empty: CORS is off.
+    /// Origins whose pages may ask, as browsers send them; `*`: any; empty: CORS is off.
     pub cors_origins: Vec<String>,
 }
 

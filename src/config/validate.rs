@@ -11,8 +11,12 @@ use super::settings::{
     QueueConfig, ServerUrl, ShutdownConfig, TokenizeConfig, TracesConfig,
 };
 use super::{
-    DeviceChoice, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, TokenizerChoice, UnknownChoice,
+    DeviceChoice, FallbackScores, KernelsChoice, LogFormat, OnFailure, PrecisionChoice, Secret, TokenizerChoice,
+    UnknownChoice,
 };
+
+/// Bodies of the largest size that may arrive at once, unless the setting says otherwise.
+const PENDING_BODIES: usize = 64;
 
 /// The typed configuration, or all that does not go together in it.
 pub fn validate(raw: Raw) -> Result<Config, Vec<Problem>> {
@@ -36,6 +40,7 @@ fn check_login(nats: &Nats, problems: &mut Vec<Problem>) {
         ("nats.nkey_seed_file", !nats.nkey_seed_file.is_empty()),
         ("nats.user", !nats.user.is_empty()),
         ("nats.token", !nats.token.is_empty()),
+        ("nats.token_file", !nats.token_file.is_empty()),
         ("a user in nats.url", in_url),
     ]
     .into_iter()
@@ -47,11 +52,20 @@ fn check_login(nats: &Nats, problems: &mut Vec<Problem>) {
             ways.join(", ")
         )));
     }
-    if nats.user.is_empty() != nats.password.is_empty() {
-        let (set, missing) = if nats.password.is_empty() {
-            ("nats.user", "nats.password")
-        } else {
-            ("nats.password", "nats.user")
+    let passwords = [
+        ("nats.password", !nats.password.is_empty()),
+        ("nats.password_file", !nats.password_file.is_empty()),
+    ];
+    let password = passwords.iter().find(|(_, set)| *set).map(|(name, _)| *name);
+    if passwords.iter().all(|(_, set)| *set) {
+        problems.push(Problem::together(
+            "only one of nats.password and nats.password_file may be set".to_owned(),
+        ));
+    }
+    if nats.user.is_empty() == password.is_some() {
+        let (set, missing) = match password {
+            None => ("nats.user", "nats.password"),
+            Some(name) => (name, "nats.user"),
         };
         problems.push(Problem::together(format!("{set} is set without {missing}")));
     }
@@ -108,11 +122,42 @@ fn check_sizes(raw: &Raw, problems: &mut Vec<Problem>) {
     }
 }
 
+/// Models behind one gateway.
+const MODELS_MAX: usize = 64;
+
 fn check_gateway(gateway: &Gateway, problems: &mut Vec<Problem>) {
     if !gateway.token.is_empty() && !gateway.token_file.is_empty() {
         problems.push(Problem::together(
             "gateway.token and gateway.token_file are both set: keep one".to_owned(),
         ));
+    }
+    let pending = gateway.pending_body_bytes_max;
+    if pending != 0 && pending < gateway.body_bytes_max {
+        problems.push(Problem::together(format!(
+            "gateway.pending_body_bytes_max = {pending} is below gateway.body_bytes_max = {}: the largest body would never \
+             have room",
+            gateway.body_bytes_max
+        )));
+    }
+    let names: Vec<&str> = gateway
+        .models
+        .iter()
+        .filter_map(|model| Some(model.split_once('=')?.0.trim()))
+        .collect();
+    if let Some(twice) = names
+        .iter()
+        .enumerate()
+        .find_map(|(place, name)| names[..place].contains(name).then_some(name))
+    {
+        problems.push(Problem::together(format!(
+            "gateway.models names `{twice}` more than once: keep one"
+        )));
+    }
+    if gateway.models.len() > MODELS_MAX {
+        problems.push(Problem::together(format!(
+            "gateway.models has {} models: expected {MODELS_MAX} at most, since each has a connection of its own",
+            gateway.models.len()
+        )));
     }
     if gateway.timeout_ms >= gateway.request_timeout_ms {
         problems.push(Problem::together(format!(
@@ -171,16 +216,20 @@ fn convert(raw: Raw) -> Result<Config, UnknownChoice> {
 fn nats(raw: Nats) -> NatsConfig {
     NatsConfig {
         urls: raw.url.into_iter().map(ServerUrl::new).collect(),
+        ignore_discovered_servers: raw.ignore_discovered_servers,
         subject: raw.subject,
         queue_group: raw.queue_group,
         switch_bucket: unless_empty(raw.switch_bucket),
+        switch_domain: unless_empty(raw.switch_domain),
         service_name: raw.service_name,
         connection_name: raw.connection_name,
         credentials_file: path(raw.credentials_file),
         nkey_seed_file: path(raw.nkey_seed_file),
         user: unless_empty(raw.user),
         password: secret(raw.password),
+        password_file: path(raw.password_file),
         token: secret(raw.token),
+        token_file: path(raw.token_file),
         tls_required: raw.tls_required,
         tls_ca_file: path(raw.tls_ca_file),
         tls_cert_file: path(raw.tls_cert_file),
@@ -257,6 +306,14 @@ fn gateway(raw: Gateway) -> Result<GatewayConfig, UnknownChoice> {
         listen: raw.listen.parse().unwrap_or_else(|_| ([127, 0, 0, 1], 0).into()),
         timeout: Duration::from_millis(raw.timeout_ms),
         on_failure: raw.on_failure.parse::<OnFailure>()?,
+        fallback_scores: raw.fallback_scores.parse::<FallbackScores>()?,
+        // The schema let only names with a subject through.
+        models: raw
+            .models
+            .iter()
+            .filter_map(|model| model.split_once('='))
+            .map(|(name, subject)| (name.trim().to_owned(), subject.to_owned()))
+            .collect(),
         any_model: raw.any_model,
         split_pairs: unless_zero(raw.split_pairs),
         token: secret(raw.token),
@@ -265,8 +322,15 @@ fn gateway(raw: Gateway) -> Result<GatewayConfig, UnknownChoice> {
         connections_max: raw.connections_max,
         documents_max: raw.documents_max,
         body_bytes_max: raw.body_bytes_max,
+        pending_body_bytes_max: unless_zero(raw.pending_body_bytes_max)
+            .unwrap_or(raw.body_bytes_max.saturating_mul(PENDING_BODIES)),
         request_timeout: Duration::from_millis(raw.request_timeout_ms),
-        cors_origins: raw.cors_origins,
+        // The schema let only origins through.
+        cors_origins: raw
+            .cors_origins
+            .into_iter()
+            .map(|text| forms::origin(&text).unwrap_or(text))
+            .collect(),
     })
 }
 

@@ -50,6 +50,20 @@ impl Value {
         value.checked(key)
     }
 
+    /// What is wrong with a date or a time of a TOML file, for whatever key: none holds one.
+    pub fn date_problem(key: &Key, date: &str) -> String {
+        let problem = wrong(key, &date);
+        if key.secret {
+            return format!("{problem}; what stands there is a date in TOML: put it in quotes");
+        }
+        match key.kind {
+            Kind::Text(_) | Kind::List { .. } => {
+                format!("{problem}; {date} is a date or a time in TOML, as a text it is written \"{date}\"")
+            }
+            Kind::Switch | Kind::Integer { .. } => format!("{problem}; {date} is a date or a time in TOML"),
+        }
+    }
+
     /// Reads a value of the environment or a flag, where everything is text.
     pub fn from_text(key: &Key, written: &str) -> Result<Self, String> {
         let value = match key.kind {
@@ -84,7 +98,8 @@ impl Value {
                 }
                 match items.iter().find(|item| !form.fits(item)) {
                     Some(item) => {
-                        return Err(wrong(key, &format_args!("{:?}", shown_text(key, item))));
+                        let problem = wrong(key, &format_args!("{:?}", shown_text(key, item)));
+                        return Err(with_hint(key, problem, item));
                     }
                     None => true,
                 }
@@ -94,7 +109,11 @@ impl Value {
         if good {
             Ok(self)
         } else {
-            Err(wrong(key, &self.shown(key)))
+            let problem = wrong(key, &self.shown(key));
+            Err(match &self {
+                Self::Text(text) => with_hint(key, problem, text),
+                _ => problem,
+            })
         }
     }
 
@@ -146,6 +165,13 @@ fn wrong(key: &Key, shown: &dyn fmt::Display) -> String {
         value.push('…');
     }
     format!("{} = {value}: expects {}", key.name, key.allowed())
+}
+
+fn with_hint(key: &Key, problem: String, text: &str) -> String {
+    match (key.hint)(text) {
+        Some(hint) if !key.secret && text.len() <= TEXT_BYTES_MAX => format!("{problem}; {hint}"),
+        _ => problem,
+    }
 }
 
 fn shown_text(key: &Key, text: &str) -> String {

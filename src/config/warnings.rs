@@ -5,6 +5,7 @@ use std::path::Path;
 use super::forms;
 use super::settings::Config;
 use super::{DeviceChoice, PrecisionChoice};
+use crate::folder::{expanded, is_path_like};
 
 impl Config {
     /// One line for each setting or combination that is allowed but hardly meant. Reads nothing, and holds no secret.
@@ -20,7 +21,10 @@ impl Config {
             "enabled = false: the worker takes no requests".to_owned(),
         );
         let nats = &self.nats;
-        let login = nats.password.is_some() || nats.token.is_some();
+        let login = nats.password.is_some()
+            || nats.token.is_some()
+            || nats.password_file.is_some()
+            || nats.token_file.is_some();
         for url in &nats.urls {
             warn(
                 (login || forms::has_user(url.expose()))
@@ -77,12 +81,15 @@ impl Config {
         warnings
     }
 
-    /// One line for each file the configuration names that is not there. Looks at the file system, opens nothing.
+    /// One line for each file and model folder the configuration names that is not there. Looks at the file system, opens
+    /// nothing.
     pub fn missing_files(&self) -> Vec<String> {
         let nats = &self.nats;
         [
             ("nats.credentials_file", &nats.credentials_file),
             ("nats.nkey_seed_file", &nats.nkey_seed_file),
+            ("nats.password_file", &nats.password_file),
+            ("nats.token_file", &nats.token_file),
             ("nats.tls_ca_file", &nats.tls_ca_file),
             ("nats.tls_cert_file", &nats.tls_cert_file),
             ("nats.tls_key_file", &nats.tls_key_file),
@@ -92,6 +99,32 @@ impl Config {
         .filter_map(|(key, path)| Some((key, path.as_deref()?)))
         .filter(|(_, path): &(_, &Path)| !path.is_file())
         .map(|(key, path)| format!("{key} = {:?}: no such file", path.display().to_string()))
+        .chain(self.missing_models())
         .collect()
     }
+
+    /// One line for each model that is a folder by its looks and is none, or holds no checkpoint.
+    fn missing_models(&self) -> impl Iterator<Item = String> {
+        let model = &self.model;
+        let fallbacks = model.fallback_ids.iter().map(|id| ("model.fallback_ids", id));
+        std::iter::once(("model.id", &model.id))
+            .chain(fallbacks)
+            .filter_map(|(key, id)| Some(format!("{key} = {id:?}: {}", why_no_model(id.trim())?)))
+    }
+}
+
+/// Why that id leads to no model, as far as the file system can say; a hub's id is not asked for.
+fn why_no_model(id: &str) -> Option<&'static str> {
+    let folder = expanded(id);
+    if folder.join("config.json").is_file() {
+        return None;
+    }
+    if folder.is_dir() {
+        return (id != "builtin").then_some("the folder holds no config.json");
+    }
+    if is_path_like(id) {
+        return Some("no such folder");
+    }
+    // A hub's ids have one slash at most.
+    (id.matches('/').count() > 1).then_some("no such folder, and no hub id `owner/name`")
 }

@@ -1,244 +1,335 @@
-//! What a body may hold, in any dialect, and which dialect it is in.
+//! What a body asks for, in any dialect.
+//!
+//! One reader takes the fields of all dialects, since servers borrow each other's; which dialect it is follows from the path
+//! and the fields (`dialect::table`).
+
+use std::time::Duration;
 
 use serde::de::Deserializer;
+use serde_json::value::RawValue;
 
-use super::dialect::{Dialect, Door};
+use super::candidates::{Candidate, CandidatesSink, QuerySink, TextsSink};
+use super::dialect::{Dialect, ModelRule, Route};
+use crate::protocol::headers::budget_from_ms;
+use crate::protocol::place::Found;
 use crate::protocol::reader::{self, Sink, Value};
-use crate::protocol::{Encoding, Refusal, Request, RequestSink};
+use crate::protocol::request::{min_score, saturated, timeout_ms};
+use crate::protocol::{Encoding, Refusal};
 
 /// A request for a ranking, understood.
 #[derive(Debug)]
-pub(super) struct Asked {
-    /// What the workers are asked, in the terms of the wire.
-    pub(super) request: Request,
-    /// The shape of the answer.
-    pub(super) dialect: Dialect,
-    /// Whether the answer holds the texts.
-    pub(super) returns_texts: bool,
-    /// The model that the request named, whether or not that is of account.
+pub(super) struct ParsedRequest {
+    /// One; or, in dialects that score pairs, one for each document.
+    pub(super) queries: Vec<String>,
+    /// What is to be ranked, in the order it came.
+    pub(super) documents: Vec<Candidate>,
+    /// How many rankings are returned; `None`: all.
+    pub(super) top_k: Option<usize>,
+    /// Logits in place of scores.
+    pub(super) raw_scores: bool,
+    /// Cut a pair over the model's limit; false: refuse it.
+    pub(super) truncate: bool,
+    /// The budget that the body names.
+    pub(super) budget: Option<Duration>,
+    /// The model that the request names, whether or not that counts.
     pub(super) named_model: Option<String>,
+    /// Rankings with a lower score, as it is returned, are left out.
+    pub(super) min_score: Option<f32>,
+    /// Tokens of a document before it is paired.
+    pub(super) max_tokens_per_document: Option<usize>,
+    /// Tokens of a pair.
+    pub(super) max_tokens_per_pair: Option<usize>,
+    /// The shape of the answer.
+    pub(super) dialect: &'static Dialect,
+    /// Whether the answer holds the documents.
+    pub(super) returns_documents: bool,
+    /// Whether the request asked for that in so many words.
+    pub(super) asks_for_documents: bool,
+    /// A document is given back as a string, not as an object (infinity's clients).
+    pub(super) documents_as_strings: bool,
+    /// What was asked for and is not done.
+    pub(super) warnings: Vec<&'static str>,
 }
 
 /// A body that will not do, and the dialect to say so in.
-pub(super) type Misread = (Refusal, Dialect);
+pub(super) type ParseError = (Refusal, &'static Dialect);
 
-impl Asked {
-    /// Reads a body that came in at `door`, with at most so many documents.
-    pub(super) fn read(door: Door, body: &[u8], documents_max: usize, any_model: bool) -> Result<Asked, Misread> {
-        let mut sink = BodySink {
-            fields: RequestSink::within(documents_max),
+impl ParsedRequest {
+    /// Reads a body that came in by `route`, with at most so many documents.
+    pub(super) fn read(route: &Route, body: &[u8], documents_max: usize) -> Result<ParsedRequest, ParseError> {
+        let (sink, read) = reader::read(Encoding::Json, body, || BodySink {
+            documents_max,
             ..BodySink::default()
-        };
-        let read = reader::read(Encoding::Json, body, &mut sink);
-        let dialect = match door {
-            // TEI's name for the documents gives it away.
-            Door::Rerank if sink.fields.has_texts() => Dialect::Tei,
-            Door::Rerank => Dialect::Own,
-            Door::V1 => Dialect::V1,
-            Door::V2 => Dialect::V2,
-        };
+        });
+        let dialect = route.dialect(|field| sink.has(field));
         read.map_err(|message| (Refusal::invalid(message), dialect))?;
-        let returns_texts = match dialect {
-            Dialect::Own => sink.fields.return_documents().unwrap_or(false),
-            Dialect::Tei => sink.return_text.unwrap_or(false),
-            // Who does not expect the texts ignores them; who does would stumble without.
-            Dialect::V1 => sink.fields.return_documents().unwrap_or(true),
-            Dialect::V2 => sink.fields.return_documents().unwrap_or(false),
-        };
-        let mut request = sink.fields.finish().map_err(|refusal| (refusal, dialect))?;
-        let named_model = request.model.clone();
-        if matches!(dialect, Dialect::V1 | Dialect::V2) && any_model {
-            request.model = None;
-        }
-        Ok(Asked {
-            request,
-            dialect,
-            returns_texts,
-            named_model,
-        })
+        sink.finish(dialect).map_err(|refusal| (refusal, dialect))
     }
 }
 
-/// What no request on the wire has.
-const DIALECT_FIELDS: &[&str] = &[
-    "return_text",
-    "truncation_direction",
-    "rank_fields",
-    "max_tokens_per_doc",
-];
-
-/// The fields of a request on the wire, and those that only a dialect has.
+/// The fields of every dialect.
 #[derive(Default)]
 struct BodySink {
-    fields: RequestSink,
-    return_text: Option<bool>,
+    documents_max: usize,
+    queries: Option<(&'static str, Vec<String>)>,
+    candidates: Option<(&'static str, CandidatesSink)>,
+    rank_fields: Option<Vec<String>>,
+    top: Option<(&'static str, i64)>,
+    logits: Option<(&'static str, bool)>,
+    returns: Option<bool>,
+    truncate: Option<bool>,
+    timeout_ms: Option<f64>,
+    model: Option<String>,
+    min_score: Option<f32>,
+    max_tokens_per_document: Option<i64>,
+    max_tokens_per_pair: Option<i64>,
+    has_property: bool,
+    unused: Vec<&'static str>,
 }
 
 impl Sink for BodySink {
-    const FIELDS: &'static [&'static str] = &{
-        let (wire, own) = (RequestSink::FIELDS, DIALECT_FIELDS);
-        let mut fields = [""; RequestSink::FIELDS.len() + DIALECT_FIELDS.len()];
-        let mut at = 0;
-        while at < fields.len() {
-            fields[at] = if at < wire.len() {
-                wire[at]
-            } else {
-                own[at - wire.len()]
-            };
-            at += 1;
-        }
-        fields
-    };
+    const FIELDS: &'static [&'static str] = &[
+        "query",
+        "queries",
+        "text_1",
+        "data_1",
+        "documents",
+        "texts",
+        "passages",
+        "input",
+        "text_2",
+        "data_2",
+        "items",
+        "rank_fields",
+        "top_k",
+        "top_n",
+        "raw_scores",
+        "use_activation",
+        "activation",
+        "return_documents",
+        "return_text",
+        "return_input",
+        "truncate",
+        "truncation",
+        "truncation_direction",
+        "truncation_side",
+        "timeout_ms",
+        "model",
+        "min_score",
+        "max_tokens_per_doc",
+        "max_tokens_per_document",
+        "truncate_prompt_tokens",
+        "max_tokens_per_pair",
+        "property",
+        "relevant_spans",
+        "priority",
+        "max_tokens_per_query",
+        "max_chunks_per_doc",
+    ];
 
     fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
+        let complaint = value.complaint();
         match name {
-            "return_text" => self.return_text = value.boolean()?,
-            "truncation_direction" => {
-                let complaint = value.complaint();
+            "query" | "queries" | "text_1" | "data_1" => {
+                let queries = QuerySink::read(value)?;
+                one_name(&mut self.queries, name, queries)
+                    .map_err(|reason| complaint.because(format_args!("{reason}")))?;
+            }
+            "documents" | "texts" | "passages" | "input" | "text_2" | "data_2" | "items" => {
+                let candidates = CandidatesSink::read(value, self.documents_max)?;
+                one_name(&mut self.candidates, name, candidates)
+                    .map_err(|reason| complaint.because(format_args!("{reason}")))?;
+            }
+            "rank_fields" => {
+                let mut texts = TextsSink::default();
+                self.rank_fields = value.array(&mut texts)?.then_some(texts.0);
+            }
+            "top_k" | "top_n" => {
+                one_name(&mut self.top, name, value.lax_integer()?)
+                    .map_err(|reason| complaint.because(format_args!("{reason}")))?;
+            }
+            "raw_scores" => self.logits = value.lax_boolean()?.map(|raw| (name, raw)).or(self.logits),
+            // vLLM's, of today and of before.
+            "use_activation" | "activation" => {
+                let activated = value.lax_boolean()?;
+                self.logits = self.logits.or(activated.map(|activated| (name, !activated)));
+            }
+            "return_documents" | "return_text" | "return_input" => self.returns = value.lax_boolean()?.or(self.returns),
+            "truncate" => self.truncate = truncate(value)?.or(self.truncate),
+            "truncation" => self.truncate = value.lax_boolean()?.or(self.truncate),
+            "truncation_direction" | "truncation_side" => {
                 if value.text()?.is_some_and(|side| !side.eq_ignore_ascii_case("right")) {
                     return Err(complaint.because(format_args!("expected Right: texts are cut at their end only")));
                 }
             }
-            "rank_fields" => {
-                value.array(&mut RankFields)?;
+            "timeout_ms" => self.timeout_ms = timeout_ms(value)?,
+            "model" => self.model = value.text()?,
+            "min_score" => self.min_score = min_score(value)?,
+            "max_tokens_per_doc" | "max_tokens_per_document" => {
+                let tokens = at_least(value, 1)?;
+                self.max_tokens_per_document = tokens.or(self.max_tokens_per_document);
             }
-            // The model's limit cuts a pair; a tighter one for this request cannot be asked for on the wire.
-            "max_tokens_per_doc" => {
-                value.positive()?;
+            // -1 is vLLM's name for the model's own limit.
+            "truncate_prompt_tokens" => {
+                self.max_tokens_per_pair = at_least(value, -1)?.filter(|tokens| *tokens > 0);
             }
-            _ => self.fields.field(name, value)?,
+            "max_tokens_per_pair" => self.max_tokens_per_pair = at_least(value, 1)?.or(self.max_tokens_per_pair),
+            // Weaviate sends it, empty or not, and nobody else.
+            "property" => {
+                value.skip()?;
+                self.has_property = true;
+            }
+            _ => self.unused.extend(is_asked(value)?.then_some(name)),
         }
         Ok(())
     }
 }
 
-/// Only `text` can be ranked by: any other field would be left out without a word.
-struct RankFields;
+/// Keeps the value of a field that goes by several names.
+fn one_name<T>(kept: &mut Option<(&'static str, T)>, name: &'static str, value: Option<T>) -> Result<(), String> {
+    let Some(value) = value else { return Ok(()) };
+    if let Some((other, _)) = kept {
+        return Err(format!("another name of `{other}`: expected one of them, found both"));
+    }
+    *kept = Some((name, value));
+    Ok(())
+}
 
-impl Sink for RankFields {
-    const ELEMENTS: bool = true;
-
-    fn element<'de, D: Deserializer<'de>>(&mut self, _: usize, value: Value<'_, D>) -> Result<(), D::Error> {
-        let complaint = value.complaint();
-        match value.text()?.as_deref() {
-            Some("text") => Ok(()),
-            _ => Err(complaint.because(format_args!(
-                "expected text: documents are ranked by their `text` alone"
-            ))),
+fn at_least<'de, D: Deserializer<'de>>(value: Value<'_, D>, least: i64) -> Result<Option<i64>, D::Error> {
+    let complaint = value.complaint();
+    match value.lax_integer()? {
+        Some(found) if found < least => {
+            Err(complaint.because(format_args!("expected an integer of at least {least}, found {found}")))
         }
+        found => Ok(found),
+    }
+}
+
+/// A boolean, or NVIDIA's words.
+fn truncate<'de, D: Deserializer<'de>>(value: Value<'_, D>) -> Result<Option<bool>, D::Error> {
+    const EXPECTED: &str = "a boolean, or NONE or END";
+    let complaint = value.complaint();
+    match value.read(&mut reader::Plain, EXPECTED)? {
+        Found::Null => Ok(None),
+        Found::Bool(value) => Ok(Some(value)),
+        Found::Text(text) => match &*text.trim().to_ascii_lowercase() {
+            "none" | "false" => Ok(Some(false)),
+            "end" | "true" | "right" => Ok(Some(true)),
+            _ => Err(complaint.because(format_args!("expected {EXPECTED}, found another string"))),
+        },
+        found => Err(complaint.mismatch(EXPECTED, &found)),
+    }
+}
+
+/// Whether there is anything but null and false.
+fn is_asked<'de, D: Deserializer<'de>>(value: Value<'_, D>) -> Result<bool, D::Error> {
+    let json: Box<RawValue> = value.json()?;
+    Ok(!matches!(json.get(), "null" | "false"))
+}
+
+impl BodySink {
+    /// Whether the body has a field that tells dialects apart.
+    fn has(&self, field: &str) -> bool {
+        match field {
+            "property" => self.has_property,
+            name => self.candidates.as_ref().is_some_and(|(known, _)| *known == name),
+        }
+    }
+
+    fn finish(self, dialect: &'static Dialect) -> Result<ParsedRequest, Refusal> {
+        let missing = |field, expected| Refusal::invalid(reader::missing(field, expected));
+        let (query_name, queries) = self.queries.ok_or_else(|| missing(dialect.query_field, "a string"))?;
+        let (name, candidates) = self
+            .candidates
+            .ok_or_else(|| missing(dialect.documents_field, "an array of strings or of objects with `text`"))?;
+        if candidates.count > self.documents_max {
+            return Err(Refusal::too_large(format!(
+                "`{name}`: {} documents, more than the limit of {}",
+                candidates.count, self.documents_max
+            )));
+        }
+        let mut documents = candidates.finish(name, self.rank_fields.as_deref())?;
+        if dialect.scores_pairs && queries.len() > self.documents_max {
+            return Err(Refusal::too_large(format!(
+                "`{query_name}`: {} queries, more than the limit of {} documents",
+                queries.len(),
+                self.documents_max
+            )));
+        }
+        let queries = pair_up(dialect, query_name, queries, name, &mut documents)?;
+        let top_k = match self.top {
+            Some((_, 0)) if dialect.top_zero_is_all => None,
+            Some((name, top)) if top < 1 => {
+                return Err(Refusal::invalid(format!(
+                    "`{name}`: expected an integer of at least 1, found {top}"
+                )));
+            }
+            top => top.map(|(_, top)| saturated(top.unsigned_abs())),
+        };
+        let tokens = |tokens: Option<i64>| tokens.map(|tokens| saturated(tokens.unsigned_abs()));
+        Ok(ParsedRequest {
+            queries,
+            documents,
+            top_k: top_k.filter(|_| !dialect.scores_pairs),
+            raw_scores: self.logits.is_some_and(|(_, logits)| logits),
+            truncate: self.truncate.unwrap_or(true),
+            budget: self.timeout_ms.map(budget_from_ms),
+            named_model: self.model.filter(|_| dialect.model != ModelRule::Ignored),
+            min_score: self.min_score,
+            max_tokens_per_document: tokens(self.max_tokens_per_document),
+            max_tokens_per_pair: tokens(self.max_tokens_per_pair),
+            dialect,
+            returns_documents: self.returns.unwrap_or(dialect.returns_documents),
+            asks_for_documents: self.returns == Some(true),
+            documents_as_strings: dialect.documents_as_strings
+                || self.logits.is_some_and(|(name, _)| name == "raw_scores"),
+            warnings: self.unused.iter().filter_map(|name| warning(name)).collect(),
+        })
+    }
+}
+
+/// One query for all documents; or, in dialects that score pairs, as many as there are documents.
+fn pair_up(
+    dialect: &Dialect,
+    query_name: &str,
+    mut queries: Vec<String>,
+    name: &str,
+    documents: &mut Vec<Candidate>,
+) -> Result<Vec<String>, Refusal> {
+    match (queries.len(), documents.len()) {
+        (1, _) => Ok(queries),
+        (many, one) if dialect.scores_pairs && one == 1 && many > 1 => {
+            let document = documents[0].clone();
+            documents.resize(many, document);
+            Ok(queries)
+        }
+        (many, same) if dialect.scores_pairs && many == same => {
+            queries.truncate(same);
+            Ok(queries)
+        }
+        (many, _) if dialect.scores_pairs => Err(Refusal::invalid(format!(
+            "`{query_name}` and `{name}`: expected one query, or as many as documents, found {many} and {}",
+            documents.len()
+        ))),
+        (many, _) => Err(Refusal::invalid(format!(
+            "`{query_name}`: expected one query, found {many}: /score takes several"
+        ))),
+    }
+}
+
+/// What is said of a field that is read and not followed; `None` where nothing is lost by that.
+fn warning(field: &str) -> Option<&'static str> {
+    match field {
+        "relevant_spans" => Some("relevant_spans is not supported: no spans are returned"),
+        "max_tokens_per_query" => Some("max_tokens_per_query is not supported: the model's limit cuts the pair"),
+        "max_chunks_per_doc" => {
+            Some("max_chunks_per_doc is not supported: a long document is cut, not scored in chunks")
+        }
+        // `priority` orders Cohere's own queue.
+        _ => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(door: Door, body: &str) -> Result<Asked, Misread> {
-        Asked::read(door, body.as_bytes(), 3, true)
-    }
-
-    fn complaint(door: Door, body: &str) -> (String, Dialect) {
-        let (refusal, dialect) = read(door, body).expect_err("a complaint");
-        (refusal.message, dialect)
-    }
-
-    #[test]
-    fn the_shape_of_the_body_tells_the_dialect() {
-        let own = read(
-            Door::Rerank,
-            r#"{"query": "q", "documents": ["a", {"text": "b", "id": 7}], "top_k": 1}"#,
-        )
-        .expect("own");
-        assert_eq!(
-            (own.dialect, own.request.top_k, own.returns_texts),
-            (Dialect::Own, Some(1), false)
-        );
-        let tei = read(
-            Door::Rerank,
-            r#"{"query": "q", "texts": ["a"], "return_text": true, "raw_scores": true}"#,
-        )
-        .expect("TEI");
-        assert_eq!(
-            (tei.dialect, tei.request.raw_scores, tei.returns_texts),
-            (Dialect::Tei, true, true)
-        );
-        let body =
-            r#"{"model": "any", "query": "q", "documents": ["a"], "top_n": 9, "max_tokens_per_doc": 512, "new": {}}"#;
-        let v1 = read(Door::V1, body).expect("v1");
-        assert_eq!(
-            (v1.dialect, v1.request.top_k, v1.returns_texts),
-            (Dialect::V1, Some(9), true)
-        );
-        assert_eq!((v1.named_model.as_deref(), &v1.request.model), (Some("any"), &None));
-        let v2 = read(Door::V2, body).expect("v2");
-        assert_eq!((v2.dialect, v2.returns_texts), (Dialect::V2, false));
-    }
-
-    #[test]
-    fn a_model_is_of_account_where_the_settings_or_the_route_say_so() {
-        let body = br#"{"model": "m", "query": "q", "documents": []}"#;
-        let model = |door, any| Asked::read(door, body, 3, any).expect("a request").request.model;
-        assert_eq!(model(Door::V2, false).as_deref(), Some("m"));
-        assert_eq!(model(Door::Rerank, true).as_deref(), Some("m"));
-    }
-
-    #[test]
-    fn complaints_name_the_field_in_the_dialect_of_the_body() {
-        for (door, body, expected, dialect) in [
-            (Door::Rerank, "{", "not valid JSON", Dialect::Own),
-            (
-                Door::Rerank,
-                r#"{"query": "q"}"#,
-                "`documents` is missing",
-                Dialect::Own,
-            ),
-            (Door::Rerank, r#"{"texts": ["a"]}"#, "`query` is missing", Dialect::Tei),
-            (
-                Door::Rerank,
-                r#"{"texts": ["a"], "query": 3}"#,
-                "`query`: expected a string, found an integer",
-                Dialect::Tei,
-            ),
-            (
-                Door::V1,
-                r#"{"query": " ", "documents": []}"#,
-                "`query`: expected something other",
-                Dialect::V1,
-            ),
-            (
-                Door::V2,
-                r#"{"query": "q", "documents": ["a"], "top_n": 0}"#,
-                "`top_n`: expected an integer of at least 1",
-                Dialect::V2,
-            ),
-            (
-                Door::V1,
-                r#"{"query": "q", "documents": ["a"], "rank_fields": ["title"]}"#,
-                "`rank_fields[0]`",
-                Dialect::V1,
-            ),
-            (
-                Door::Rerank,
-                r#"{"query": "q", "texts": ["a"], "truncation_direction": "Left"}"#,
-                "`truncation_direction`",
-                Dialect::Tei,
-            ),
-            (
-                Door::V2,
-                r#"{"query": "q", "documents": [{"title": "t"}]}"#,
-                "`documents[0].text` is missing",
-                Dialect::V2,
-            ),
-            (
-                Door::V2,
-                r#"{"query": "q", "documents": ["a", "b", "c", "d"]}"#,
-                "4 documents, more than the limit of 3",
-                Dialect::V2,
-            ),
-        ] {
-            let (message, found) = complaint(door, body);
-            assert!(message.contains(expected), "{message}");
-            assert_eq!(found, dialect, "{body}");
-        }
-    }
-}
+#[path = "body_tests.rs"]
+mod tests;

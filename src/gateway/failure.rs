@@ -47,7 +47,7 @@ impl Failure {
         )
     }
 
-    pub(super) fn response(&self, dialect: Dialect) -> Response {
+    pub(super) fn response(&self, dialect: &Dialect) -> Response {
         let mut response = Response::new(Body::from(dialect.failure(self).to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();

@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use subtle::ConstantTimeEq;
 
-use super::dialect::{Dialect, Door};
+use super::dialect::{Dialect, Route};
 use super::failure::Failure;
 use super::stats::Outcome;
 use super::{Gateway, arrival};
@@ -50,10 +50,10 @@ pub(super) async fn guard(State(gateway): State<Arc<Gateway>>, request: Request,
     match &gateway.settings.token {
         Some(token) if !token.is_in(request.headers()) => {
             let (head, body) = request.into_parts();
-            arrival::forget(&head.headers, body).await;
+            arrival::forget(&head, body).await;
             let path = head.uri.path();
-            if let Some(door) = Door::of_path(path) {
-                gateway.stats.ended(door, Outcome::Unauthorized);
+            if let Some(route) = Route::of_path(path) {
+                gateway.stats.ended(route, Outcome::Unauthorized);
             }
             let failure = Failure::new(
                 StatusCode::UNAUTHORIZED,

@@ -13,6 +13,7 @@ pub struct Life {
     started_at: Instant,
     listening: AtomicBool,
     connected: AtomicBool,
+    refused: AtomicBool,
     /// Milliseconds after the start; the last turn of the task that accepts connections.
     pulse_ms: AtomicU64,
 }
@@ -24,6 +25,7 @@ impl Life {
             started_at: Instant::now(),
             listening: AtomicBool::new(false),
             connected: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             pulse_ms: AtomicU64::new(0),
         })
     }
@@ -38,6 +40,11 @@ impl Life {
         self.connected.load(Ordering::Acquire)
     }
 
+    /// Whether NATS had refused its credentials for long, at its last sign of life: it should be started anew with others.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
+    }
+
     /// Since its last sign of life.
     pub fn silence(&self) -> Duration {
         let pulse = Duration::from_millis(self.pulse_ms.load(Ordering::Acquire));
@@ -48,10 +55,12 @@ impl Life {
         self.listening.store(true, Ordering::Release);
     }
 
-    /// Gives signs of life for as long as it is polled.
-    pub(super) async fn pulse(&self, connected: impl Fn() -> bool) {
+    /// Gives signs of life for as long as it is polled. `state`: whether there is a connection, whether it is refused for long.
+    pub(super) async fn pulse(&self, state: impl Fn() -> (bool, bool)) {
         loop {
-            self.connected.store(connected(), Ordering::Release);
+            let (connected, refused) = state();
+            self.connected.store(connected, Ordering::Release);
+            self.refused.store(refused, Ordering::Release);
             self.pulse_ms
                 .store(self.started_at.elapsed().as_millis() as u64, Ordering::Release);
             tokio::time::sleep(PULSE_EVERY).await;

@@ -3,28 +3,38 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | `serve` | connections: accepted, bounded, ended in good order |
+//! | `serve`, `socket` | connections: accepted, served, ended in good order |
+//! | `connections`, `connection` | which one gives way when there are too many; what each is at |
 //! | `routes` | which path leads where |
-//! | `rerank` | the way of a request for a ranking |
-//! | `arrival`, `body`, `dialect` | how a body arrives; the shapes of requests and answers: our own, TEI's, those of hosted rerankers |
+//! | `rerank`, `pairs` | the way of a request for a ranking; of one that scores pairs |
+//! | `arrival`, `inflate`, `body`, `candidates` | how a body arrives, and the room for all that do; how it is decompressed, and what it asks for |
+//! | `dialect` | the table of paths and of shapes; how answers and failures are written |
+//! | `backend` | the models, a subject each |
 //! | `guard`, `failure` | the token; what is answered in place of a ranking |
 //! | `pages`, `page`, `openapi.json` | everything that is read by GET |
 //! | `life` | signs of life, for a supervisor |
 //! | `stats`, `served` | what the gateway knows of itself, and of the model behind it |
 //!
-//! It asks through [`Reranker`], which cannot fail; so neither can an answer, unless the settings ask for that.
+//! It asks through [`Reranker`](crate::client::Reranker), which cannot fail; so neither can an answer, unless the settings ask for that.
 
 mod arrival;
+mod backend;
 mod body;
+mod candidates;
+mod connection;
+mod connections;
 mod dialect;
 mod failure;
 mod guard;
+mod inflate;
 mod life;
 mod pages;
+mod pairs;
 mod rerank;
 mod routes;
 mod serve;
 mod served;
+mod socket;
 mod stats;
 
 use std::io;
@@ -37,7 +47,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::client::{BuildError, Reranker};
+use self::backend::Backend;
+use self::dialect::FallbackScores;
+use crate::client::BuildError;
 use crate::nats::ConnectionSettings;
 use crate::telemetry::process::CpuMeter;
 use crate::telemetry::{caller_names, gateway_names, recorder};
@@ -56,13 +68,21 @@ pub struct GatewaySettings {
     pub enabled: bool,
     /// The JetStream KV bucket of the live switch.
     pub switch_bucket: Option<String>,
+    /// The JetStream domain that the bucket is in, unless it is the one of the servers connected to.
+    pub switch_domain: Option<String>,
     /// Where to listen for HTTP; port 0: any free one.
     pub listen: SocketAddr,
     /// The budget of a ranking, unless the request has a smaller one.
     pub timeout: Duration,
+    /// The name of the workers' service, for discovery.
+    pub service_name: String,
+    /// Models that requests choose by name, and the subject of each.
+    pub models: Vec<(String, String)>,
+    /// What stands for scores without a ranking. True: zero; false: scores that fall from 1.
+    pub zero_fallback_scores: bool,
     /// True: without a ranking, documents are answered in the order they came in; false: 503.
     pub fail_open: bool,
-    /// Whether the model that `/v1` and `/v2` requests name is of no account.
+    /// Whether the default workers answer for names of models that are not among `models`.
     pub any_model: bool,
     /// A request of more pairs is shared by several workers.
     pub split_pairs: Option<usize>,
@@ -70,12 +90,14 @@ pub struct GatewaySettings {
     pub token: Option<BearerToken>,
     /// Requests for rankings at work at once.
     pub requests_max: usize,
-    /// Connections at once.
+    /// Connections at once; the one that has been idle longest gives way to the next.
     pub connections_max: usize,
     /// Documents of a request.
     pub documents_max: usize,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
+    /// Bytes of all bodies that are arriving; at least `body_bytes_max`.
+    pub pending_body_bytes_max: usize,
     /// The time of a request in all, the arrival of its body counted.
     pub request_timeout: Duration,
     /// Origins whose pages may ask; `*`: any; empty: none.
@@ -103,14 +125,30 @@ pub enum GatewayError {
     Recorder(#[from] metrics_exporter_prometheus::BuildError),
 }
 
+/// Why a gateway is not alive whose credentials were refused again and again: whoever watches over it starts it with others.
+const REFUSED: &str = "the NATS server refuses the credentials";
+impl GatewaySettings {
+    fn fallback_scores(&self) -> FallbackScores {
+        if self.zero_fallback_scores {
+            FallbackScores::Zero
+        } else {
+            FallbackScores::Descending
+        }
+    }
+}
+
 /// What all requests share.
 struct Gateway {
     settings: GatewaySettings,
-    reranker: Reranker,
+    /// For requests that name no other model.
+    default: backend::Backend,
+    /// Those that requests choose by name.
+    models: Vec<backend::Backend>,
     /// A permit for each request at work.
     places: Semaphore,
+    room: arrival::Room,
+    connections: connections::Connections,
     stats: stats::Stats,
-    served: served::Served,
     metrics: PrometheusHandle,
     cpu: CpuMeter,
     stopping: AtomicBool,
@@ -121,7 +159,9 @@ impl Gateway {
     fn why_not_ready(&self) -> Option<&'static str> {
         if self.stopping.load(Ordering::Acquire) {
             Some("stopping")
-        } else if !self.reranker.is_connected() {
+        } else if self.default.reranker.is_refused() {
+            Some(REFUSED)
+        } else if !self.default.reranker.is_connected() {
             Some("not connected to NATS")
         } else {
             None
@@ -140,17 +180,23 @@ pub async fn run(
     life: Arc<Life>,
 ) -> Result<(), GatewayError> {
     let listen = settings.listen;
-    let listener = TcpListener::bind(listen)
-        .await
+    let listener = crate::listen::listen(listen)
+        .and_then(TcpListener::from_std)
         .map_err(|reason| GatewayError::Listen { listen, reason })?;
     let metrics = recorder::install(&[gateway_names::ALL, caller_names::ALL])?;
     gateway_names::describe();
-    let reranker = connect(&settings).await?;
+    let default = Backend::connect(&settings, None, &settings.subject).await?;
+    let mut models = Vec::with_capacity(settings.models.len());
+    for (name, subject) in &settings.models {
+        models.push(Backend::connect(&settings, Some(name), subject).await?);
+    }
     let gateway = Arc::new(Gateway {
-        reranker,
+        default,
+        models,
         places: Semaphore::new(settings.requests_max),
+        room: arrival::Room::new(settings.pending_body_bytes_max),
+        connections: connections::Connections::new(serve::connections_max(settings.connections_max)),
         stats: stats::Stats::default(),
-        served: served::Served::default(),
         metrics,
         cpu: CpuMeter::start(),
         stopping: AtomicBool::new(false),
@@ -168,25 +214,8 @@ pub async fn run(
     tokio::select! {
         () = serve::serve(listener, &gateway, stopped) => {}
         // In the very task that accepts, so that one does not go on without the other.
-        () = life.pulse(|| gateway.reranker.is_connected()) => {}
+        () = life.pulse(|| (gateway.default.reranker.is_connected(), gateway.default.reranker.is_refused())) => {}
         () = recorder::upkeep(&gateway.metrics) => {}
     }
     Ok(())
-}
-
-async fn connect(settings: &GatewaySettings) -> Result<Reranker, BuildError> {
-    let mut builder = Reranker::builder()
-        .connection(settings.connection.clone())
-        .subject(&settings.subject)
-        .budget(settings.timeout)
-        .enabled(settings.enabled)
-        // The settings have it already.
-        .read_environment(false);
-    if let Some(bucket) = &settings.switch_bucket {
-        builder = builder.switch_bucket(bucket);
-    }
-    if let Some(pairs) = settings.split_pairs {
-        builder = builder.split_pairs(pairs);
-    }
-    builder.connect_lazy().await
 }

@@ -4,58 +4,67 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post};
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use tower_http::cors::{Any, CorsLayer};
 
-use super::dialect::{Dialect, Door};
+use super::dialect::{Dialect, ROUTES};
 use super::failure::Failure;
 use super::{Gateway, arrival, guard, pages, rerank};
 use crate::protocol::headers::{DEADLINE_UNIX_MS, TIMEOUT_MS, TRACEPARENT, TRACESTATE};
 
-/// Every path with its method. A test holds the router and `openapi.json` to it.
+/// Every path that is read by GET. A test holds the router and `openapi.json` to it; requests for rankings have a table of
+/// their own (`dialect::ROUTES`).
 #[cfg(test)]
-pub(super) const ROUTES: [(&str, &str); 15] = [
-    ("post", "/rerank"),
-    ("post", "/v1/rerank"),
-    ("post", "/v2/rerank"),
-    ("get", "/v1/models"),
-    ("get", "/info"),
-    ("get", "/health"),
-    ("get", "/livez"),
-    ("get", "/readyz"),
-    ("get", "/metrics"),
-    ("get", "/stats"),
-    ("get", "/openapi.json"),
-    ("get", "/"),
-    ("get", "/page.css"),
-    ("get", "/page.js"),
-    ("get", "/icon.svg"),
+const PAGES: [&str; 18] = [
+    "/v1/models",
+    "/models",
+    "/v1/models/{*id}",
+    "/info",
+    "/meta",
+    "/.well-known/ready",
+    "/.well-known/live",
+    "/health",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/stats",
+    "/openapi.json",
+    "/",
+    "/page.css",
+    "/page.js",
+    "/icon.svg",
+    "/ping",
 ];
 
 /// How long a browser may remember what it was told of CORS.
 const CORS_MAX_AGE: std::time::Duration = std::time::Duration::from_secs(600);
 
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
-    let ask = |door| {
-        post(
-            move |State(gateway): State<Arc<Gateway>>, request: Request| async move {
-                rerank::rerank(&gateway, door, request).await
-            },
-        )
-    };
+    let mut guarded = Router::new();
+    for route in ROUTES {
+        let ask = move |State(gateway): State<Arc<Gateway>>, request: Request| async move {
+            rerank::rerank(&gateway, route, request).await
+        };
+        guarded = guarded.route(route.path, post(ask));
+    }
     // What costs the workers something, or tells of them, is behind the token.
-    let guarded = Router::new()
-        .route("/rerank", ask(Door::Rerank))
-        .route("/v1/rerank", ask(Door::V1))
-        .route("/v2/rerank", ask(Door::V2))
+    let guarded = guarded
         .route("/v1/models", get(pages::models))
+        .route("/models", get(pages::models))
+        .route("/v1/models/{*id}", get(pages::model))
         .route("/info", get(pages::info))
+        .route("/meta", get(pages::meta))
         .route_layer(from_fn_with_state(gateway.clone(), guard::guard));
     let open = Router::new()
         .route("/health", get(pages::ready))
+        .route("/ping", get(pages::ready))
+        .route("/.well-known/ready", get(pages::ready))
+        .route("/.well-known/live", get(pages::alive))
         .route("/readyz", get(pages::ready))
         .route("/livez", get(pages::alive))
         .route("/metrics", get(pages::metrics))
@@ -73,12 +82,45 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         Some(cors) => router.layer(cors),
         None => router,
     };
-    router.with_state(gateway)
+    forgiving(router.with_state(gateway))
+}
+
+/// A path that leads nowhere is tried once more without the slashes that it has too many: clients join `http://host/` and
+/// `/v1/rerank`, or end an address in one.
+fn forgiving(router: Router) -> Router {
+    let inner = TowerToHyperService::new(router.clone());
+    router.fallback(move |mut request: Request| {
+        let inner = inner.clone();
+        async move {
+            if let Some(uri) = with_single_slashes(request.uri()) {
+                *request.uri_mut() = uri;
+            }
+            // A router answers whatever it is asked.
+            match inner.call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+    })
+}
+
+/// The address with one slash for several and none at the end; `None` if it is so already.
+fn with_single_slashes(uri: &Uri) -> Option<Uri> {
+    let segments: Vec<&str> = uri.path().split('/').filter(|segment| !segment.is_empty()).collect();
+    let path = format!("/{}", segments.join("/"));
+    if path == uri.path() {
+        return None;
+    }
+    let path = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    Uri::builder().path_and_query(path).build().ok()
 }
 
 async fn no_such_path(request: Request) -> Response {
     let (head, body) = request.into_parts();
-    arrival::forget(&head.headers, body).await;
+    arrival::forget(&head, body).await;
     let failure = Failure::new(
         StatusCode::NOT_FOUND,
         "not_found",
@@ -89,7 +131,7 @@ async fn no_such_path(request: Request) -> Response {
 
 async fn wrong_method(request: Request) -> Response {
     let (head, body) = request.into_parts();
-    arrival::forget(&head.headers, body).await;
+    arrival::forget(&head, body).await;
     let failure = Failure::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
@@ -108,7 +150,9 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     let ours = [TIMEOUT_MS, DEADLINE_UNIX_MS, TRACEPARENT, TRACESTATE]
         .into_iter()
         .filter_map(lower);
-    let exposed = [rerank::FALLBACK, rerank::PARTIAL].into_iter().filter_map(lower);
+    let exposed = [rerank::FALLBACK, rerank::PARTIAL, rerank::BELOW_MIN_SCORE]
+        .into_iter()
+        .filter_map(lower);
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::POST])
         .allow_headers(sent.into_iter().chain(ours).collect::<Vec<_>>())
@@ -142,12 +186,13 @@ mod tests {
                 found.push((method.clone(), path.clone()));
             }
         }
-        let mut routes: Vec<(String, String)> = ROUTES
+        let pages = PAGES
             .iter()
             // What a browser loads for the page is no interface.
-            .filter(|(_, path)| !path.contains("page.") && !path.contains("icon."))
-            .map(|(method, path)| ((*method).to_owned(), (*path).to_owned()))
-            .collect();
+            .filter(|path| !path.contains("page.") && !path.contains("icon."))
+            .map(|path| ("get".to_owned(), path.replace("{*id}", "{id}")));
+        let asked = ROUTES.iter().map(|route| ("post".to_owned(), route.path.to_owned()));
+        let mut routes: Vec<(String, String)> = pages.chain(asked).collect();
         found.sort();
         routes.sort();
         assert_eq!(found, routes);
@@ -159,12 +204,21 @@ mod tests {
     }
 
     #[test]
-    fn the_list_holds_every_route() {
+    fn the_list_holds_every_page() {
         let source = include_str!("routes.rs");
         let (code, _) = source.split_once("#[cfg(test)]\nmod tests").expect("the tests");
-        assert_eq!(code.matches(".route(\"").count(), ROUTES.len());
-        for (_, path) in ROUTES {
+        assert_eq!(code.matches(".route(\"").count(), PAGES.len());
+        for path in PAGES {
             assert!(code.contains(&format!(".route(\"{path}\", ")), "{path}");
         }
+    }
+
+    #[test]
+    fn slashes_too_many_are_left_out() {
+        let single = |uri: &str| with_single_slashes(&uri.parse().expect("a URI")).map(|uri| uri.to_string());
+        assert_eq!(single("//v1///rerank/?a=//").as_deref(), Some("/v1/rerank?a=//"));
+        assert_eq!(single("http://host//rerank").as_deref(), Some("/rerank"));
+        assert_eq!(single("//").as_deref(), Some("/"));
+        assert_eq!((single("/v1/rerank"), single("/")), (None, None));
     }
 }

@@ -1,9 +1,9 @@
 //! What the gateway counts: for `/stats` in atomics, for `/metrics` through the recorder.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::dialect::Door;
+use super::dialect::Route;
 use crate::client::AnnReason;
 use crate::telemetry::gateway_names;
 use crate::telemetry::latencies::Latencies;
@@ -62,22 +62,21 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// A request was let in; it counts as cancelled unless it is told to have ended otherwise.
-    pub(super) fn begin(&self, door: Door) -> Counted<'_> {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!(gateway_names::REQUESTS_OPEN).increment(1);
+    /// The head of a request is there; it counts as cancelled unless it is reported to have ended otherwise.
+    pub(super) fn begin(&self, route: &'static Route) -> Counted<'_> {
         Counted {
             stats: self,
-            door,
+            route,
             began: Instant::now(),
             outcome: Outcome::Cancelled,
+            at_work: AtomicBool::new(false),
         }
     }
 
     /// A request has ended, or was never let in.
-    pub(super) fn ended(&self, door: Door, outcome: Outcome) {
+    pub(super) fn ended(&self, route: &'static Route, outcome: Outcome) {
         self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
-        metrics::counter!(gateway_names::REQUESTS_TOTAL, "route" => door.name(), "outcome" => outcome.name())
+        metrics::counter!(gateway_names::REQUESTS_TOTAL, "route" => route.label, "outcome" => outcome.name())
             .increment(1);
     }
 
@@ -106,21 +105,36 @@ impl Stats {
     }
 }
 
-/// A request at work. Dropped, it is counted: a client that hangs up drops it early.
+/// A request that has arrived or is arriving. Dropped, it is counted: a client that hangs up drops it early.
 pub(super) struct Counted<'a> {
     stats: &'a Stats,
-    door: Door,
+    route: &'static Route,
     pub(super) began: Instant,
     pub(super) outcome: Outcome,
+    at_work: AtomicBool,
+}
+
+impl Counted<'_> {
+    /// It has arrived, and counts as at work until it is dropped.
+    pub(super) fn set_at_work(&self) {
+        if !self.at_work.swap(true, Ordering::Relaxed) {
+            self.stats.open.fetch_add(1, Ordering::Relaxed);
+            metrics::gauge!(gateway_names::REQUESTS_OPEN).increment(1);
+        }
+    }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let took = self.began.elapsed();
-        self.stats.open.fetch_sub(1, Ordering::Relaxed);
-        self.stats.ended(self.door, self.outcome);
-        metrics::gauge!(gateway_names::REQUESTS_OPEN).decrement(1);
-        metrics::histogram!(gateway_names::REQUEST_SECONDS, "route" => self.door.name()).record(took.as_secs_f64());
+        self.stats.ended(self.route, self.outcome);
+        if self.outcome != Outcome::Busy {
+            metrics::histogram!(gateway_names::REQUEST_SECONDS, "route" => self.route.label).record(took.as_secs_f64());
+        }
+        if *self.at_work.get_mut() {
+            self.stats.open.fetch_sub(1, Ordering::Relaxed);
+            metrics::gauge!(gateway_names::REQUESTS_OPEN).decrement(1);
+        }
         if matches!(self.outcome, Outcome::Reranked | Outcome::Partial | Outcome::Ann) {
             self.stats.latencies.record(took);
         }
@@ -130,6 +144,7 @@ impl Drop for Counted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::dialect::ROUTES;
 
     #[test]
     fn every_outcome_has_its_name() {
@@ -153,8 +168,11 @@ mod tests {
     #[test]
     fn a_request_that_is_dropped_was_cancelled() {
         let stats = Stats::default();
-        let mut first = stats.begin(Door::V1);
-        let second = stats.begin(Door::V2);
+        let mut first = stats.begin(&ROUTES[0]);
+        let second = stats.begin(&ROUTES[1]);
+        assert_eq!(stats.open(), 0, "neither has arrived");
+        first.set_at_work();
+        second.set_at_work();
         assert_eq!(stats.open(), 2);
         first.outcome = Outcome::Ann;
         drop(first);

@@ -148,6 +148,33 @@ pub enum ModelError {
         reason: String,
     },
 
+    /// The tokenizer makes nothing of plain texts.
+    #[error("model `{model}` cannot be served: {reason}")]
+    NoTokens {
+        /// The id of the model.
+        model: String,
+        /// What comes of the texts.
+        reason: String,
+    },
+
+    /// The weights are finite, and plain texts still get no finite scores.
+    #[error(
+        "model `{model}` gives no numbers: {bad} of {of} scores of plain texts are NaN or infinite in {precision} on \
+         {device}{}", if precision == "fp32" { "" } else { "; model.precision = \"fp32\" may do" }
+    )]
+    NoScores {
+        /// The id of the model.
+        model: String,
+        /// Scores that are not finite.
+        bad: usize,
+        /// Scores in all.
+        of: usize,
+        /// The precision that it was loaded in.
+        precision: String,
+        /// The device.
+        device: String,
+    },
+
     /// The tensor library failed while the model was loaded or warmed up.
     #[error("the model cannot be brought onto its device: {reason}")]
     Engine {
@@ -245,7 +272,8 @@ impl ModelError {
     pub fn is_retryable(&self) -> bool {
         match self {
             ModelError::Hub { failure, .. } => failure.is_retryable(),
-            ModelError::Engine { .. } => true,
+            // A device computes wrongly for now, or for good: the retries are bounded.
+            ModelError::Engine { .. } | ModelError::NoScores { .. } => true,
             _ => false,
         }
     }

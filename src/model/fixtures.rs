@@ -252,6 +252,49 @@ pub(crate) fn write_checkpoint(dir: &Path, architecture: Architecture) {
     .unwrap();
 }
 
+/// Copies a whole small checkpoint of `tests/reference`, for tests that change a file of it.
+pub(crate) fn copy_reference(name: &str, dir: &Path) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ] {
+        if from.join(file).is_file() {
+            std::fs::copy(from.join(file), dir.join(file)).unwrap();
+        }
+    }
+}
+
+/// Changes a JSON file of a checkpoint.
+pub(crate) fn change_json(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap();
+    change(&mut value);
+    write_json(dir, name, &value);
+}
+
+/// Changes the elements of one tensor of a checkpoint, which has to be of single precision.
+pub(crate) fn change_tensor(dir: &Path, name: &str, change: impl FnOnce(&mut [f32])) {
+    let path = dir.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let info = metadata.info(name).unwrap();
+    assert_eq!(info.dtype, safetensors::Dtype::F32);
+    let (start, end) = info.data_offsets;
+    let range = 8 + header + start..8 + header + end;
+    let mut values: Vec<f32> = bytes[range.clone()]
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|&x| f32::from_le_bytes(x))
+        .collect();
+    change(&mut values);
+    let changed: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+    bytes[range].copy_from_slice(&changed);
+    std::fs::write(path, bytes).unwrap();
+}
+
 pub(crate) fn write_json(dir: &Path, name: &str, value: &Value) {
     std::fs::write(dir.join(name), serde_json::to_vec_pretty(value).unwrap()).unwrap();
 }

@@ -1,10 +1,32 @@
 //! The checkpoint's JSON files, read so that an error names file, field, what was expected and what was found.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::error::ModelError;
+
+/// Bytes of a configuration or an index at most; the largest known has some 5 MB.
+pub(super) const JSON_BYTES_MAX: u64 = 16 << 20;
+
+/// The largest size that is read: products of two never overflow. What it is used for is bounded by the weights (`sound`).
+const SIZE_MAX: u64 = 1 << 30;
+
+/// Reads a JSON file of at most so many bytes.
+pub(super) fn read_json(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ModelError> {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(bytes_max + 1).read_to_end(&mut text));
+    read.map_err(|error| ModelError::io(path, error))?;
+    if text.len() as u64 > bytes_max {
+        return Err(ModelError::Json {
+            path: path.to_path_buf(),
+            reason: format!("it is larger than {bytes_max} bytes"),
+        });
+    }
+    Ok(text)
+}
 
 /// A JSON object and the file that it came from, so that errors can name it.
 #[derive(Debug)]
@@ -28,7 +50,7 @@ impl Object {
 
     /// A file that need not hold an object.
     pub(super) fn read_any(path: &Path) -> Result<Object, ModelError> {
-        let text = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
+        let text = read_json(path, JSON_BYTES_MAX)?;
         let value: Value = serde_json::from_slice(&text).map_err(|error| ModelError::Json {
             path: path.to_path_buf(),
             reason: error.to_string(),
@@ -52,13 +74,13 @@ impl Object {
         }
     }
 
-    /// A size: whole, above 0, and small enough that products of two never overflow.
+    /// A size: whole, from 1 to [`SIZE_MAX`].
     pub(super) fn size(&self, field: &str, default: usize) -> Result<usize, ModelError> {
         match self.get(field) {
             None => Ok(default),
             Some(value) => match value.as_u64() {
-                Some(size) if (1..=1 << 30).contains(&size) => Ok(size as usize),
-                _ => Err(self.refused(field, "a whole number above 0", value)),
+                Some(size) if (1..=SIZE_MAX).contains(&size) => Ok(size as usize),
+                _ => Err(self.refused(field, format!("a whole number from 1 to {SIZE_MAX}"), value)),
             },
         }
     }

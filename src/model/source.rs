@@ -8,6 +8,7 @@ use super::error::ModelError;
 use super::files::{CONFIG, Checkpoint};
 use super::hub;
 use super::hub::progress::Progress;
+use crate::folder::{expanded, is_path_like};
 
 /// The id of the model that comes with the program.
 pub const BUILTIN: &str = "builtin";
@@ -136,19 +137,6 @@ fn builtin_places(program: Option<&Path>) -> Vec<PathBuf> {
     #[cfg(debug_assertions)]
     places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(BUILTIN));
     places
-}
-
-fn is_path_like(id: &str) -> bool {
-    id.starts_with('/') || id.starts_with('~') || matches!(id.split('/').next(), Some("." | ".."))
-}
-
-/// The path with a leading `~/` replaced by the home folder.
-fn expanded(id: &str) -> PathBuf {
-    match (id.strip_prefix('~'), std::env::home_dir()) {
-        (Some(""), Some(home)) => home,
-        (Some(rest), Some(home)) if rest.starts_with('/') => home.join(rest.trim_start_matches('/')),
-        _ => PathBuf::from(id),
-    }
 }
 
 #[cfg(test)]

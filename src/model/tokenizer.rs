@@ -29,6 +29,9 @@ use super::tokenizer_files::{
 };
 use super::wordpiece::{Coverage, FastWordPiece};
 
+/// Bytes of a tokenizer.json at most; the largest known has some 35 MB.
+pub(super) const TOKENIZER_BYTES_MAX: u64 = 512 << 20;
+
 /// Why a text could not be tokenized.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizeError {
@@ -57,10 +60,27 @@ impl QueryTokens {
         self.ids.len()
     }
 
+    /// The ids of its tokens.
+    #[cfg(feature = "worker")]
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
     /// Whether the query has no token at all (white space only, say).
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
+}
+
+/// What a request wants of its pairs' lengths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairLimits {
+    /// Cut a pair over its limit; false: refuse it.
+    pub truncate: bool,
+    /// A document keeps so many of its first tokens, whatever its pair may have.
+    pub document_max: Option<usize>,
+    /// A limit for the pair below the model's own, special tokens included. One token of each text is always left room for.
+    pub pair_max: Option<usize>,
 }
 
 /// The tokens of a pair, special tokens included, never padded.
@@ -70,7 +90,7 @@ pub struct PairTokens {
     pub ids: Vec<u32>,
     /// Token types, one for each id; all 0 in the RoBERTa family.
     pub type_ids: Vec<u32>,
-    /// Whether any token was cut off to keep to the limit.
+    /// Whether any token was cut off to keep to a limit.
     pub truncated: bool,
 }
 
@@ -141,6 +161,9 @@ impl PairTokenizer {
         }
 
         let tokens = tokenizer.get_vocab_size(false);
+        if tokens == 0 {
+            return Err(refused.because("its vocabulary is empty: it knows no token at all".to_owned()));
+        }
         if tokens > spec.vocab_size {
             return Err(refused.because(format!(
                 "has {tokens} tokens, but the model only {} embeddings (vocab_size): they do not belong together",
@@ -254,7 +277,29 @@ impl PairTokenizer {
     /// Tokenizes a document and joins it to the query. A pair over the limit is cut as transformers does it (the longer of
     /// the two first), or refused if it is not to be cut.
     pub fn pair(&self, query: &QueryTokens, document: &str, truncate: bool) -> Result<PairTokens, TokenizeError> {
+        let limits = PairLimits {
+            truncate,
+            document_max: None,
+            pair_max: None,
+        };
+        self.pair_within(query, document, limits)
+    }
+
+    /// [`Self::pair`] within limits of the request's own: the document is cut to its limit first, then the pair to its.
+    pub fn pair_within(
+        &self,
+        query: &QueryTokens,
+        document: &str,
+        limits: PairLimits,
+    ) -> Result<PairTokens, TokenizeError> {
+        let truncate = limits.truncate;
+        let specials = self.length_max - self.texts_max;
+        let texts_max = limits.pair_max.map_or(self.texts_max, |pair_max| {
+            pair_max.saturating_sub(specials).max(2).min(self.texts_max)
+        });
+        let document_max = limits.document_max.unwrap_or(usize::MAX);
         let enough = if truncate { self.enough(query) } else { usize::MAX };
+        let enough = enough.min(document_max.saturating_add(1));
         // The document's tokens are written where they belong, behind all that stands before them: English has some four
         // bytes a token.
         let room = (document.len() / 4 + 8).min(enough);
@@ -268,17 +313,22 @@ impl PairTokenizer {
         push_pieces(before, &query.ids, &mut ids);
         let start = ids.len();
         self.push_document(document, enough, &mut ids)?;
+        let document_cut = ids.len() - start > document_max;
+        if document_cut {
+            ids.truncate(start + document_max);
+        }
         let document_len = ids.len() - start;
         let total = query.len() + document_len;
-        let truncated = total > self.texts_max;
-        if truncated && !truncate {
+        let pair_cut = total > texts_max;
+        if pair_cut && !truncate {
             return Err(TokenizeError::TooLong {
-                tokens: total + self.length_max - self.texts_max,
-                tokens_max: self.length_max,
+                tokens: total + specials,
+                tokens_max: texts_max + specials,
             });
         }
-        let (query_len, kept_len) = kept(query.len(), document_len, self.texts_max);
-        if query_len < query.len() || (truncated && self.direction == TruncationDirection::Left) {
+        let truncated = pair_cut || document_cut;
+        let (query_len, kept_len) = kept(query.len(), document_len, texts_max);
+        if query_len < query.len() || (pair_cut && self.direction == TruncationDirection::Left) {
             let document = &ids[start..];
             let (ids, type_ids) = laid_out(
                 &self.template,
@@ -324,6 +374,11 @@ impl PairTokenizer {
         };
         // So many are kept of a longer document, whatever its query: with all of them, that it is longer is known too.
         let kept_max = self.texts_max + 1;
+        // A request's own limit must not leave a part of a document in the cache.
+        let enough = match self.direction {
+            TruncationDirection::Right => enough.max(kept_max),
+            TruncationDirection::Left => usize::MAX,
+        };
         if let Some(known) = cache.get(text)
             && (known.len() < kept_max || enough <= kept_max || self.direction == TruncationDirection::Left)
         {

@@ -11,7 +11,8 @@ use tracing::warn;
 
 use super::error::ModelError;
 use super::files::Checkpoint;
-use super::object::Object;
+use super::object::{Object, read_json};
+use super::tokenizer::TOKENIZER_BYTES_MAX;
 use super::tokenizer_class::{Compared, Parts};
 use crate::choices::TokenizerChoice;
 
@@ -29,7 +30,7 @@ pub(super) struct ReadTokenizer {
 pub(super) fn read_tokenizer(checkpoint: &Checkpoint, config: Option<&Object>) -> Result<ReadTokenizer, ModelError> {
     let path = &checkpoint.tokenizer;
     // Read by ourselves, so that a missing file and a broken one are told apart.
-    let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
+    let bytes = read_json(path, TOKENIZER_BYTES_MAX)?;
     let unreadable =
         |error: &dyn std::fmt::Display| Refused { path }.because(format!("cannot be read as a tokenizer: {error}"));
     let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unreadable(&error))?;

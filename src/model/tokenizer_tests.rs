@@ -222,6 +222,59 @@ fn a_cut_at_the_left_keeps_whole_documents() {
 }
 
 #[test]
+fn a_requests_own_limits_cut_the_document_first_and_then_the_pair() {
+    for architecture in KINDS {
+        let (plain, _) = open(architecture, 33);
+        let (cached, _) = open(architecture, 33);
+        cached.cache_documents(1 << 20);
+        let (short, _) = open(architecture, 12);
+        let query = plain.query("the cat").unwrap();
+        for text in fixtures::hard_texts() {
+            let mut whole = Vec::new();
+            plain.push_ids(&text, usize::MAX, &mut whole).unwrap();
+            for document_max in [None, Some(1), Some(5), Some(1000)] {
+                for pair_max in [None, Some(12), Some(1000)] {
+                    let limits = PairLimits {
+                        truncate: true,
+                        document_max,
+                        pair_max,
+                    };
+                    let pair = plain.pair_within(&query, &text, limits).unwrap();
+                    let kept_ids = &whole[..whole.len().min(document_max.unwrap_or(usize::MAX))];
+                    let by = if pair_max == Some(12) { &short } else { &plain };
+                    let (query_len, kept_len) = super::kept(query.len(), kept_ids.len(), by.texts_max);
+                    let (ids, type_ids) = laid_out(&plain.template, &query.ids[..query_len], &kept_ids[..kept_len]);
+                    assert_eq!((&pair.ids, &pair.type_ids), (&ids, &type_ids), "{limits:?} {text:?}");
+                    assert_eq!(pair.truncated, query_len + kept_len < query.len() + whole.len());
+                    // Twice: once to fill the cache, once from it; and what it holds is the whole document.
+                    for _ in 0..2 {
+                        assert_eq!(cached.pair_within(&query, &text, limits).unwrap(), pair);
+                    }
+                    assert_eq!(cached.pair(&query, &text, true), plain.pair(&query, &text, true));
+                }
+            }
+        }
+        let limits = PairLimits {
+            truncate: false,
+            document_max: Some(2),
+            pair_max: None,
+        };
+        // A document that was to be cut is no reason to refuse.
+        assert!(plain.pair_within(&query, &"cat ".repeat(99), limits).is_ok());
+        let least = PairLimits {
+            truncate: true,
+            document_max: None,
+            pair_max: Some(1),
+        };
+        let specials = plain.length_max - plain.texts_max;
+        assert_eq!(
+            plain.pair_within(&query, "cat cat", least).unwrap().ids.len(),
+            specials + 2
+        );
+    }
+}
+
+#[test]
 fn heads_end_before_white_space_and_never_inside_a_character() {
     let text = "東京 日本 ab\u{a0}cd ef".repeat(50);
     let heads: Vec<&str> = prefix::heads(&text, 8).collect();

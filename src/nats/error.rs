@@ -104,8 +104,8 @@ impl ConnectError {
                 settings,
                 ConnectErrorKind::Authorization,
                 "the server does not accept the credentials",
-                "Check `nats.credentials_file`, `nats.nkey_seed_file`, `nats.user` with `nats.password`, or \
-                 `nats.token`, whichever the server asks for",
+                "Check `nats.credentials_file`, `nats.nkey_seed_file`, `nats.user` with `nats.password` or \
+                 `nats.password_file`, or `nats.token` or `nats.token_file`, whichever the server asks for",
             ),
             (NatsErrorKind::Tls, _) | (_, Some(io::ErrorKind::InvalidData)) => Self::new(
                 settings,

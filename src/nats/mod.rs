@@ -10,12 +10,18 @@ use std::time::Duration;
 use async_nats::{ConnectOptions, ServerAddr};
 
 mod error;
+#[cfg(test)]
+pub(crate) mod fake_server;
+mod login;
 mod refusals;
+mod session;
 #[cfg(test)]
 mod tests;
 
 pub use error::{ConnectError, ConnectErrorKind};
+pub(crate) use login::{REFUSALS_MAX, is_refusal};
 pub(crate) use refusals::{Backoff, Pinger, is_subscription_limit};
+pub(crate) use session::{Session, Sessions};
 
 /// Where and as whom to connect. Plain data; nothing is opened or read before a connection is made.
 ///
@@ -24,18 +30,24 @@ pub(crate) use refusals::{Backoff, Pinger, is_subscription_limit};
 pub struct ConnectionSettings {
     /// Server URLs, tried in turn (`nats://host:port`, `tls://…`).
     pub urls: Vec<String>,
+    /// True: connect to `urls` alone, and not to further servers of the cluster that a server advertises.
+    pub ignore_discovered_servers: bool,
     /// The name shown in server monitoring.
     pub name: String,
-    /// A `.creds` file (JWT and nkey seed).
+    /// A `.creds` file (JWT and nkey seed). Read again at each connect, like every file of credentials here.
     pub credentials_file: Option<PathBuf>,
     /// A file that holds an nkey seed.
     pub nkey_seed_file: Option<PathBuf>,
-    /// User name, with `password`.
+    /// User name, with `password` or `password_file`.
     pub user: Option<String>,
     /// Password of `user`.
     pub password: Option<String>,
+    /// A file that holds the password of `user`; white space around it does not count.
+    pub password_file: Option<PathBuf>,
     /// Bearer token.
     pub token: Option<String>,
+    /// A file that holds the token; white space around it does not count.
+    pub token_file: Option<PathBuf>,
     /// Refuse a connection without TLS.
     pub tls_required: bool,
     /// Root certificates (PEM) to trust, in place of the system's.
@@ -58,12 +70,15 @@ impl Default for ConnectionSettings {
     fn default() -> Self {
         Self {
             urls: vec!["nats://127.0.0.1:4222".to_owned()],
+            ignore_discovered_servers: false,
             name: "nats-rerank".to_owned(),
             credentials_file: None,
             nkey_seed_file: None,
             user: None,
             password: None,
+            password_file: None,
             token: None,
+            token_file: None,
             tls_required: false,
             tls_ca_file: None,
             tls_cert_file: None,
@@ -80,12 +95,15 @@ impl fmt::Debug for ConnectionSettings {
         let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "***");
         f.debug_struct("ConnectionSettings")
             .field("urls", &self.shown_urls())
+            .field("ignore_discovered_servers", &self.ignore_discovered_servers)
             .field("name", &self.name)
             .field("credentials_file", &self.credentials_file)
             .field("nkey_seed_file", &self.nkey_seed_file)
             .field("user", &self.user)
             .field("password", &hidden(&self.password))
+            .field("password_file", &self.password_file)
             .field("token", &hidden(&self.token))
+            .field("token_file", &self.token_file)
             .field("tls_required", &self.tls_required)
             .field("tls_ca_file", &self.tls_ca_file)
             .field("tls_cert_file", &self.tls_cert_file)
@@ -215,13 +233,16 @@ fn options(
     servers: &[ServerAddr],
     plan: ConnectPlan,
 ) -> Result<ConnectOptions, ConnectError> {
-    let mut options = authentication(settings, servers)?
+    let mut options = login::options(settings, servers)?
         .name(&settings.name)
         .require_tls(settings.tls_required)
         .connection_timeout(settings.connect_timeout)
         .ping_interval(settings.ping_interval)
         .subscription_capacity(plan.subscription_capacity)
         .client_capacity(plan.client_capacity);
+    if settings.ignore_discovered_servers {
+        options = options.ignore_discovered_servers();
+    }
     if let Some(file) = &settings.tls_ca_file {
         options = options.add_root_certificates(readable("nats.tls_ca_file", file)?);
     }
@@ -243,105 +264,6 @@ fn options(
         options = options.custom_inbox_prefix(prefix);
     }
     Ok(options)
-}
-
-/// The options with whichever way to authenticate is set: at most one.
-fn authentication(settings: &ConnectionSettings, servers: &[ServerAddr]) -> Result<ConnectOptions, ConnectError> {
-    let in_url = servers.iter().find(|server| server.has_user_pass());
-    let ways = [
-        ("nats.credentials_file", settings.credentials_file.is_some()),
-        ("nats.nkey_seed_file", settings.nkey_seed_file.is_some()),
-        ("nats.user", settings.user.is_some()),
-        ("nats.token", settings.token.is_some()),
-        ("a user in `nats.url`", in_url.is_some()),
-    ];
-    let set: Vec<&str> = ways.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
-    if set.len() > 1 {
-        return Err(ConnectError::settings(format!(
-            "more than one way to authenticate is set: {}; keep one",
-            set.join(", ")
-        )));
-    }
-    if settings.user.is_some() != settings.password.is_some() {
-        return Err(ConnectError::settings(
-            "`nats.user` and `nats.password` go together: only one of them is set",
-        ));
-    }
-    let options = ConnectOptions::new();
-    if let Some(file) = &settings.credentials_file {
-        let credentials = read("nats.credentials_file", file)?;
-        return options.credentials(&credentials).map_err(|_| {
-            // The library's own message could quote the file.
-            ConnectError::settings(format!(
-                "`nats.credentials_file`: {} is not a credentials file with a JWT and a user's nkey seed",
-                file.display()
-            ))
-        });
-    }
-    if let Some(file) = &settings.nkey_seed_file {
-        let text = read("nats.nkey_seed_file", file)?;
-        let seed = seed_of(&text).ok_or_else(|| {
-            ConnectError::settings(format!(
-                "`nats.nkey_seed_file`: {} holds no line with an nkey seed (`S…`)",
-                file.display()
-            ))
-        })?;
-        return Ok(options.nkey(seed.to_owned()));
-    }
-    if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
-        return Ok(options.user_and_password(user.clone(), password.clone()));
-    }
-    if let Some(token) = &settings.token {
-        return Ok(options.token(token.clone()));
-    }
-    // async-nats reads the user out of a URL, but does not send it. A user alone is a token, as in other NATS clients.
-    Ok(
-        match in_url.map(|server| (server.username().unwrap_or_default(), server.password())) {
-            Some((user, Some(password))) => options.user_and_password(unescaped(user), unescaped(password)),
-            Some((token, None)) => options.token(unescaped(token)),
-            None => options,
-        },
-    )
-}
-
-/// The seed in a seed file: alone, or between the lines that `nk` and `nsc` put around it.
-fn seed_of(text: &str) -> Option<&str> {
-    let is_seed = |line: &&str| {
-        line.len() > 40
-            && line.starts_with('S')
-            && line
-                .bytes()
-                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
-    };
-    text.lines().map(str::trim).find(is_seed)
-}
-
-/// Undoes a URL's percent escapes.
-fn unescaped(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escaped = (bytes[at] == b'%')
-            .then(|| text.get(at + 1..at + 3))
-            .flatten()
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match escaped {
-            Some(byte) => {
-                plain.push(byte);
-                at += 3;
-            }
-            None => {
-                plain.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&plain).into_owned()
-}
-
-fn read(setting: &str, file: &Path) -> Result<String, ConnectError> {
-    std::fs::read_to_string(file).map_err(|error| unreadable(setting, file, &error))
 }
 
 fn readable(setting: &str, file: &Path) -> Result<PathBuf, ConnectError> {

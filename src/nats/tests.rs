@@ -55,6 +55,8 @@ fn faults_in_the_settings_are_told_before_anything_is_opened() {
     assert!(with(|s| s.urls = vec!["ws://host".into()]).contains("nats://host:port"));
     assert!(with(|s| s.urls = vec!["nats://ann:hush@host:port".into()]).contains("`nats.url`"));
     assert!(with(|s| s.user = Some("ann".into())).contains("`nats.password`"));
+    assert!(with(|s| s.token_file = Some("/dev/null".into())).contains("`nats.token_file`: /dev/null is empty"));
+    assert!(with(|s| s.password_file = Some("/dev/null".into())).contains("`nats.user`"));
     assert!(with(|s| s.tls_key_file = Some("/dev/null".into())).contains("`nats.tls_cert_file`"));
     assert!(with(|s| s.tls_ca_file = Some("/nonexistent/ca.pem".into())).contains("/nonexistent/ca.pem"));
     assert!(with(|s| s.nkey_seed_file = Some("/dev/null".into())).contains("no line with an nkey seed"));
@@ -67,22 +69,6 @@ fn faults_in_the_settings_are_told_before_anything_is_opened() {
         both.contains("nats.token") && both.contains("a user in `nats.url`"),
         "{both}"
     );
-}
-
-#[test]
-fn a_seed_is_found_with_and_without_its_frame() {
-    let seed = "SUAMLWWRDQ6PTX7LTTUQ7BCFFQ4DKDTE5JFQ7IWWRMUGCTQIX2TP3TYS5Q";
-    assert_eq!(seed_of(&format!("{seed}\n")), Some(seed));
-    let framed = format!("-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n");
-    assert_eq!(seed_of(&framed), Some(seed));
-    assert_eq!(seed_of("SOMETHING ELSE"), None);
-}
-
-#[test]
-fn escapes_in_a_url_are_undone() {
-    assert_eq!(unescaped("p%40ss%2Fword"), "p@ss/word");
-    assert_eq!(unescaped("100%"), "100%");
-    assert_eq!(unescaped("%zz%é"), "%zz%é");
 }
 
 #[tokio::test]

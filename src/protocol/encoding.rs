@@ -5,6 +5,9 @@ use serde::Serialize;
 use super::Refusal;
 use super::headers::CONTENT_TYPE;
 
+/// What some writers of UTF-8 put before a text. It means nothing.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// How a body is written. A reply is always in its request's encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoding {
@@ -51,6 +54,8 @@ impl Encoding {
         if matches!(body.first(), Some(0x80..=0x8f | 0xde | 0xdf)) {
             return Ok(Encoding::MsgPack);
         }
+        // 0xef is no MessagePack map either.
+        let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         match body.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) {
             // Whatever ASCII starts with is at best JSON: its decoder says what is wrong with it.
             Some(byte) if byte.is_ascii() => Ok(Encoding::Json),

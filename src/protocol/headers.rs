@@ -145,7 +145,7 @@ fn decimal(value: &str) -> Option<f64> {
 }
 
 /// Milliseconds as a duration: negative ones are zero, and [`BUDGET_MAX`] is the most.
-pub(super) fn budget_from_ms(ms: f64) -> Duration {
+pub(crate) fn budget_from_ms(ms: f64) -> Duration {
     // f64::max takes the other value for NaN; infinity ends at the bound.
     let ms = ms.max(0.0).min(BUDGET_MAX.as_secs_f64() * 1e3);
     Duration::from_secs_f64(ms / 1e3)

@@ -17,11 +17,12 @@
 mod activation;
 mod encoding;
 pub mod headers;
-mod place;
+pub(crate) mod place;
 pub(crate) mod reader;
 mod refusal;
 mod reply;
-mod request;
+pub(crate) mod request;
+mod surrogates;
 #[cfg(test)]
 mod tests;
 mod trace_context;
@@ -32,8 +33,6 @@ pub use encoding::Encoding;
 pub use headers::RequestHeaders;
 pub use refusal::{MESSAGE_BYTES_MAX, Refusal, RefusalKind, RefusalScope};
 pub use reply::{DecodeError, RankedDocument, Ranking, Reply, TimingsMs, Usage};
-#[cfg(feature = "gateway")]
-pub(crate) use request::RequestSink;
 pub use request::{Document, DocumentId, Request};
 pub use trace_context::{SpanId, TRACESTATE_BYTES_MAX, TraceContext, TraceId};
 

@@ -10,8 +10,9 @@ use std::fmt;
 use serde::Deserialize as _;
 use serde::de::{self, Deserializer, IgnoredAny};
 
-use super::Encoding;
+use super::encoding::{BYTE_ORDER_MARK, Encoding};
 use super::place::{Found, Place, Step};
+use super::surrogates;
 use super::visit::{Any, Single};
 
 /// How deep values may nest in MessagePack. (serde_json has a bound of its own, 128, for what is looked into, and skips
@@ -22,11 +23,18 @@ const DEPTH_MAX: usize = 128;
 pub(crate) trait Sink {
     /// The fields that an object may have here; others are skipped. Empty: no object may stand here.
     const FIELDS: &'static [&'static str] = &[];
+    /// Whether an object may have any field here: those that are not in `FIELDS` come to [`Sink::other`].
+    const ANY_FIELD: bool = false;
     /// Whether an array may stand here.
     const ELEMENTS: bool = false;
 
     /// Takes the value of a field, one of `FIELDS`. Each comes once at most.
     fn field<'de, D: Deserializer<'de>>(&mut self, _name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
+        value.skip()
+    }
+
+    /// Takes the value of a field that is not in `FIELDS`, where any may come.
+    fn other<'de, D: Deserializer<'de>>(&mut self, _name: &str, value: Value<'_, D>) -> Result<(), D::Error> {
         value.skip()
     }
 
@@ -41,8 +49,26 @@ pub(crate) struct Plain;
 
 impl Sink for Plain {}
 
-/// Reads `body`, which must hold one object and nothing else, into `sink`. The error is a message for people.
-pub(crate) fn read<S: Sink>(encoding: Encoding, body: &[u8], sink: &mut S) -> Result<(), String> {
+/// Reads `body`, which must hold one object and nothing else, into a sink of `fresh`. The error is a message for people;
+/// the sink comes back in either case.
+///
+/// A text cut through the middle of a character (half of a surrogate pair) is no reason to refuse a request: the half is
+/// read as U+FFFD. Only a body that cannot be read is searched for such halves (`surrogates`), and then read once more.
+pub(crate) fn read<S: Sink>(encoding: Encoding, body: &[u8], fresh: impl Fn() -> S) -> (S, Result<(), String>) {
+    let mut sink = fresh();
+    let first = read_once(encoding, body, &mut sink);
+    let Err(_) = &first else { return (sink, first) };
+    match surrogates::replaced(encoding, body) {
+        None => (sink, first),
+        Some(body) => {
+            let mut sink = fresh();
+            let second = read_once(encoding, &body, &mut sink);
+            (sink, second)
+        }
+    }
+}
+
+fn read_once<S: Sink>(encoding: Encoding, body: &[u8], sink: &mut S) -> Result<(), String> {
     let reader = Reader::default();
     match encoding {
         Encoding::Json => read_json(body, &reader, sink),
@@ -57,6 +83,8 @@ pub(crate) fn read<S: Sink>(encoding: Encoding, body: &[u8], sink: &mut S) -> Re
 }
 
 fn read_json<S: Sink>(body: &[u8], reader: &Reader, sink: &mut S) -> Result<(), String> {
+    // .NET's UTF-8 encoding writes one by default.
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let text = std::str::from_utf8(body)
         .map_err(|error| format!("not JSON: it is not UTF-8 from byte {} on", error.valid_up_to()))?;
     let mut json = serde_json::Deserializer::from_str(text);
@@ -221,6 +249,53 @@ impl<'r, 'de, D: Deserializer<'de>> Value<'r, D> {
             Found::Float(value) => Some(*value),
             _ => None,
         })
+    }
+
+    /// A boolean as web frameworks take it from an option: `"true"`, `"1"`, `"yes"`, `"on"`, 1, and their opposites.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn lax_boolean(self) -> Result<Option<bool>, D::Error> {
+        self.plain("a boolean", |found| match found {
+            Found::Bool(value) => Some(*value),
+            Found::Integer(0) => Some(false),
+            Found::Integer(1) => Some(true),
+            Found::Text(text) => match &*text.trim().to_ascii_lowercase() {
+                "true" | "t" | "yes" | "y" | "on" | "1" => Some(true),
+                "false" | "f" | "no" | "n" | "off" | "0" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    /// An integer as web frameworks take it from an option: also a whole number with a fraction of zero (`3.0`), and either
+    /// as a string.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn lax_integer(self) -> Result<Option<i64>, D::Error> {
+        /// Up to here a double holds every integer.
+        const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+        let whole = |value: f64| (value.fract() == 0.0 && value.abs() <= WHOLE_MAX).then_some(value as i64);
+        self.plain("an integer", |found| match found {
+            Found::Integer(value) => Some(*value),
+            Found::Unsigned(_) => Some(i64::MAX),
+            Found::Float(value) => whole(*value),
+            Found::Text(text) => {
+                let text = text.trim();
+                text.parse().ok().or_else(|| whole(text.parse().ok()?))
+            }
+            _ => None,
+        })
+    }
+
+    /// The value as it stands in the JSON, halves of surrogate pairs replaced.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn json(self) -> Result<Box<serde_json::value::RawValue>, D::Error> {
+        use serde_json::value::RawValue;
+        self.reader.at.set(self.place);
+        let raw = Box::<RawValue>::deserialize(self.deserializer)?;
+        // What is skipped is not held to be a text; so this is where halves are found.
+        let mended = surrogates::replaced(Encoding::Json, raw.get().as_bytes())
+            .and_then(|bytes| RawValue::from_string(String::from_utf8(bytes).ok()?).ok());
+        Ok(mended.unwrap_or(raw))
     }
 
     /// A number as the single-precision float that it was written from.

@@ -219,8 +219,8 @@ impl Refusal {
     /// # Errors
     /// The body is not a refusal.
     pub fn decode(encoding: Encoding, body: &[u8]) -> Result<Refusal, DecodeError> {
-        let mut sink = RefusalSink::default();
-        reader::read(encoding, body, &mut sink).map_err(DecodeError::new)?;
+        let (sink, read) = reader::read(encoding, body, RefusalSink::default);
+        read.map_err(DecodeError::new)?;
         let error = sink
             .error
             .ok_or_else(|| DecodeError::new(reader::missing("error", "an object")))?;

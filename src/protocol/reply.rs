@@ -15,6 +15,9 @@ pub struct Reply {
     pub rankings: Vec<Ranking>,
     /// Whether `top_k` left documents out.
     pub top_k_applied: bool,
+    /// How many of the best `top_k` were left out for a score below the request's `min_score`; there only if it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub below_min_score: Option<u64>,
     /// The id of the model that gave the scores.
     pub model: String,
     /// What was computed.
@@ -122,25 +125,27 @@ impl Reply {
     /// The body is not a reply: a field is missing or of another type, or a score is not finite. `usage` and
     /// `timings_ms` may be missing, in whole or in part; what is missing is zero.
     pub fn decode(encoding: Encoding, body: &[u8]) -> Result<Reply, DecodeError> {
-        let mut sink = ReplySink::default();
-        reader::read(encoding, body, &mut sink).map_err(DecodeError::new)?;
+        let (sink, read) = reader::read(encoding, body, ReplySink::default);
+        read.map_err(DecodeError::new)?;
         let missing = |field, expected| move || DecodeError::new(reader::missing(field, expected));
         Ok(Reply {
             rankings: sink.rankings.ok_or_else(missing("rankings", "an array"))?,
             top_k_applied: sink.top_k_applied.ok_or_else(missing("top_k_applied", "a boolean"))?,
             model: sink.model.ok_or_else(missing("model", "a string"))?,
+            below_min_score: sink.below_min_score,
             usage: sink.usage.0,
             timings_ms: sink.timings_ms.0,
         })
     }
 
-    /// Holds the reply to the request it answers: as many rankings as were asked for, each of another document of the
-    /// request, best first.
+    /// Holds the reply to the request it answers: as many rankings as were asked for (but those below `min_score`), each of
+    /// another document of the request, best first.
     ///
     /// # Errors
     /// The reply does not fit a request of `documents` documents with this `top_k`.
     pub fn check(&self, documents: usize, top_k: Option<usize>) -> Result<(), DecodeError> {
-        let expected = top_k.unwrap_or(documents).min(documents);
+        let below = usize::try_from(self.below_min_score.unwrap_or(0)).unwrap_or(usize::MAX);
+        let expected = top_k.unwrap_or(documents).min(documents).saturating_sub(below);
         if self.rankings.len() != expected {
             return Err(DecodeError::new(format!(
                 "`rankings`: expected {expected} rankings of {documents} documents, found {}",
@@ -184,12 +189,20 @@ struct ReplySink {
     rankings: Option<Vec<Ranking>>,
     top_k_applied: Option<bool>,
     model: Option<String>,
+    below_min_score: Option<u64>,
     usage: UsageSink,
     timings_ms: TimingsSink,
 }
 
 impl Sink for ReplySink {
-    const FIELDS: &'static [&'static str] = &["rankings", "top_k_applied", "model", "usage", "timings_ms"];
+    const FIELDS: &'static [&'static str] = &[
+        "rankings",
+        "top_k_applied",
+        "model",
+        "below_min_score",
+        "usage",
+        "timings_ms",
+    ];
 
     fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
         match name {
@@ -199,6 +212,7 @@ impl Sink for ReplySink {
             }
             "top_k_applied" => self.top_k_applied = value.boolean()?,
             "model" => self.model = value.text()?,
+            "below_min_score" => self.below_min_score = value.count()?,
             "usage" => drop(value.object(&mut self.usage)?),
             _ => drop(value.object(&mut self.timings_ms)?),
         }

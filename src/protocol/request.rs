@@ -30,6 +30,12 @@ pub struct Request {
     pub timeout_ms: Option<f64>,
     /// The model that has to answer; any without it.
     pub model: Option<String>,
+    /// Rankings with a lower score, as it is returned, are left out. Finite.
+    pub min_score: Option<f32>,
+    /// Tokens of a document, at least 1: a longer one is cut to its first so many before it is paired with the query.
+    pub max_tokens_per_document: Option<usize>,
+    /// Tokens of a pair, at least 1: a limit below the model's own. (A pair keeps its special tokens and one token of each text.)
+    pub max_tokens_per_pair: Option<usize>,
 }
 
 /// A candidate.
@@ -64,6 +70,9 @@ impl Request {
             truncate: true,
             timeout_ms: None,
             model: None,
+            min_score: None,
+            max_tokens_per_document: None,
+            max_tokens_per_pair: None,
         }
     }
 
@@ -81,8 +90,8 @@ impl Request {
     /// # Errors
     /// As [`Request::decode`], and `too_large` for more documents, naming limit and number.
     pub fn decode_within(encoding: Encoding, body: &[u8], documents_max: usize) -> Result<Request, Refusal> {
-        let mut sink = RequestSink::within(documents_max);
-        reader::read(encoding, body, &mut sink).map_err(Refusal::invalid)?;
+        let (sink, read) = reader::read(encoding, body, || RequestSink::within(documents_max));
+        read.map_err(Refusal::invalid)?;
         sink.finish()
     }
 
@@ -97,6 +106,9 @@ impl Request {
             truncate: self.truncate,
             timeout_ms: self.timeout_ms,
             model: self.model.as_deref(),
+            min_score: self.min_score,
+            max_tokens_per_document: self.max_tokens_per_document,
+            max_tokens_per_pair: self.max_tokens_per_pair,
         })
     }
 
@@ -133,6 +145,9 @@ impl fmt::Debug for Request {
             .field("return_documents", &self.return_documents)
             .field("truncate", &self.truncate)
             .field("timeout_ms", &self.timeout_ms)
+            .field("min_score", &self.min_score)
+            .field("max_tokens_per_document", &self.max_tokens_per_document)
+            .field("max_tokens_per_pair", &self.max_tokens_per_pair)
             .finish_non_exhaustive()
     }
 }
@@ -182,6 +197,12 @@ struct WireRequest<'a> {
     timeout_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_score: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens_per_document: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens_per_pair: Option<usize>,
 }
 
 // serde's skip_serializing_if hands over a reference.
@@ -218,9 +239,9 @@ impl Serialize for DocumentId {
     }
 }
 
-/// Takes the fields of a request. The gateway's dialects have these and more.
+/// Takes the fields of a request.
 #[derive(Default)]
-pub(crate) struct RequestSink {
+struct RequestSink {
     documents_max: usize,
     query: Option<String>,
     documents: Option<DocumentsSink>,
@@ -232,31 +253,22 @@ pub(crate) struct RequestSink {
     truncate: Option<bool>,
     timeout_ms: Option<f64>,
     model: Option<String>,
+    min_score: Option<f32>,
+    max_tokens_per_document: Option<usize>,
+    max_tokens_per_pair: Option<usize>,
 }
 
 impl RequestSink {
     /// For a request of at most so many documents; those beyond are counted and not kept.
-    pub(crate) fn within(documents_max: usize) -> Self {
+    fn within(documents_max: usize) -> Self {
         Self {
             documents_max,
             ..Self::default()
         }
     }
 
-    /// Whether the documents came under their other name, `texts`.
-    #[cfg(feature = "gateway")]
-    pub(crate) fn has_texts(&self) -> bool {
-        self.texts.is_some()
-    }
-
-    /// What the request says of `return_documents`, if anything.
-    #[cfg(feature = "gateway")]
-    pub(crate) fn return_documents(&self) -> Option<bool> {
-        self.return_documents
-    }
-
     /// The request, if all it needs is there.
-    pub(crate) fn finish(self) -> Result<Request, Refusal> {
+    fn finish(self) -> Result<Request, Refusal> {
         let query = self
             .query
             .ok_or_else(|| Refusal::invalid(reader::missing("query", "a string")))?;
@@ -281,6 +293,9 @@ impl RequestSink {
             truncate: self.truncate.unwrap_or(true),
             timeout_ms: self.timeout_ms,
             model: self.model,
+            min_score: self.min_score,
+            max_tokens_per_document: self.max_tokens_per_document,
+            max_tokens_per_pair: self.max_tokens_per_pair,
         })
     }
 }
@@ -307,6 +322,9 @@ impl Sink for RequestSink {
         "truncate",
         "timeout_ms",
         "model",
+        "min_score",
+        "max_tokens_per_document",
+        "max_tokens_per_pair",
     ];
 
     fn field<'de, D: Deserializer<'de>>(&mut self, name: &'static str, value: Value<'_, D>) -> Result<(), D::Error> {
@@ -328,18 +346,31 @@ impl Sink for RequestSink {
             "return_documents" => self.return_documents = value.boolean()?,
             "truncate" => self.truncate = value.boolean()?,
             "timeout_ms" => self.timeout_ms = timeout_ms(value)?,
+            "min_score" => self.min_score = min_score(value)?,
+            "max_tokens_per_document" => self.max_tokens_per_document = value.positive()?.map(saturated),
+            "max_tokens_per_pair" => self.max_tokens_per_pair = value.positive()?.map(saturated),
             _ => self.model = value.text()?,
         }
         Ok(())
     }
 }
 
+/// As the single-precision number that scores are, so that a score of a reply may be sent as the least of the next request.
+pub(crate) fn min_score<'de, D: Deserializer<'de>>(value: Value<'_, D>) -> Result<Option<f32>, D::Error> {
+    const EXPECTED: &str = "a finite number";
+    let complaint = value.complaint();
+    match value.number(EXPECTED)?.map(|score| score as f32) {
+        Some(score) if !score.is_finite() => Err(complaint.because(format_args!("expected {EXPECTED}"))),
+        score => Ok(score),
+    }
+}
+
 /// More rankings than memory can number are all rankings.
-fn saturated(count: u64) -> usize {
+pub(crate) fn saturated(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-fn timeout_ms<'de, D: Deserializer<'de>>(value: Value<'_, D>) -> Result<Option<f64>, D::Error> {
+pub(crate) fn timeout_ms<'de, D: Deserializer<'de>>(value: Value<'_, D>) -> Result<Option<f64>, D::Error> {
     const EXPECTED: &str = "a finite number of milliseconds above 0";
     let complaint = value.complaint();
     match value.number(EXPECTED)? {
@@ -414,7 +445,7 @@ impl Sink for DocumentSink {
 }
 
 impl DocumentId {
-    pub(super) fn read<'de, D: Deserializer<'de>>(value: Value<'_, D>) -> Result<Option<DocumentId>, D::Error> {
+    pub(crate) fn read<'de, D: Deserializer<'de>>(value: Value<'_, D>) -> Result<Option<DocumentId>, D::Error> {
         const EXPECTED: &str = "a string or a 64-bit integer";
         let complaint = value.complaint();
         match value.read(&mut reader::Plain, EXPECTED)? {

@@ -119,22 +119,34 @@ impl<'de, S: Sink> Visitor<'de> for Any<'_, '_, S> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Found<'de>, A::Error> {
-        if S::FIELDS.is_empty() {
+        if S::FIELDS.is_empty() && !S::ANY_FIELD {
             return self.unexpected(Found::Object.name());
         }
         let Any {
             sink, place, reader, ..
         } = self;
-        let mut seen = 0_u32;
-        while let Some(known) = entries.next_key_seed(Key {
+        let mut seen = 0_u64;
+        while let Some(key) = entries.next_key_seed(Key {
             fields: S::FIELDS,
+            keeps: S::ANY_FIELD,
             place,
             reader,
         })? {
-            let Some(position) = known else {
-                entries.next_value::<IgnoredAny>()?;
-                reader.at.set(place);
-                continue;
+            let position = match key {
+                Name::Known(position) => position,
+                Name::Other(name) => {
+                    match name {
+                        Some(name) => entries.next_value_seed(Other {
+                            sink: &mut *sink,
+                            name: &name,
+                            place,
+                            reader,
+                        })?,
+                        None => drop(entries.next_value::<IgnoredAny>()?),
+                    }
+                    reader.at.set(place);
+                    continue;
+                }
             };
             let name = S::FIELDS[position];
             let place_of_field = place.then(Step::Field(name));
@@ -154,17 +166,26 @@ impl<'de, S: Sink> Visitor<'de> for Any<'_, '_, S> {
     }
 }
 
-/// A key of an object: its position among the known fields, or none.
+/// What a key of an object says.
+enum Name<'de> {
+    /// The position among the known fields.
+    Known(usize),
+    /// Another field; its name where any may come.
+    Other(Option<Cow<'de, str>>),
+}
+
+/// A key of an object.
 struct Key<'r> {
     fields: &'static [&'static str],
+    keeps: bool,
     place: Place,
     reader: &'r Reader,
 }
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Option<usize>;
+    type Value = Name<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name<'de>, D::Error> {
         let value = Value {
             deserializer,
             place: self.place,
@@ -172,7 +193,10 @@ impl<'de> DeserializeSeed<'de> for Key<'_> {
         };
         let complaint = value.complaint();
         match value.read(&mut Plain, "string keys only")? {
-            Found::Text(name) => Ok(self.fields.iter().position(|field| *field == name)),
+            Found::Text(name) => Ok(match self.fields.iter().position(|field| *field == name) {
+                Some(position) => Name::Known(position),
+                None => Name::Other(self.keeps.then_some(name)),
+            }),
             found => Err(complaint.mismatch("string keys only", &found)),
         }
     }
@@ -190,6 +214,28 @@ impl<'de, S: Sink> DeserializeSeed<'de> for Field<'_, '_, S> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         self.sink.field(
+            self.name,
+            Value {
+                deserializer,
+                place: self.place,
+                reader: self.reader,
+            },
+        )
+    }
+}
+
+struct Other<'s, 'r, S> {
+    sink: &'s mut S,
+    name: &'s str,
+    place: Place,
+    reader: &'r Reader,
+}
+
+impl<'de, S: Sink> DeserializeSeed<'de> for Other<'_, '_, S> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.sink.other(
             self.name,
             Value {
                 deserializer,

@@ -8,14 +8,16 @@
 //! | `/stats` | JSON for people and scripts |
 //!
 //! It has a thread and a runtime of its own, so that a worker whose cores are all busy still answers; and it is bounded:
-//! connections, the size of a request, and the time that one may take.
+//! connections, of which the oldest that asks nothing gives way to the next, the size of a request, and the time that one may
+//! take.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -26,16 +28,18 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use serde_json::json;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use super::caller_names;
 use super::process::{self, CpuMeter};
+use super::visitors::Visitors;
 use super::{names, recorder};
 use crate::model::tokenizer::CacheCounts;
 use crate::protocol::RefusalKind;
 use crate::worker::{BUSY_WINDOW, Snapshot, State, Status};
 
-/// Connections at once; the next one waits to be accepted.
+/// Connections at once; past that, the oldest that has not asked is closed for the next.
 const CONNECTIONS_MAX: usize = 32;
 /// Bytes of a request's head; hyper wants no less than 8 KiB.
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
@@ -45,6 +49,13 @@ const HEADERS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole connection: it serves one request.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When a connection could not be accepted and no other could be closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// For the task of a connection that was closed to give up its file.
+const CLOSE_PAUSE: Duration = Duration::from_millis(5);
+/// How often a warning about accepting is written at most.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Why health could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -110,8 +121,7 @@ impl Health {
         silence_max: Duration,
     ) -> Result<Health, HealthError> {
         let refused = |reason| HealthError::Listen { listen, reason };
-        let listener = TcpListener::bind(listen).map_err(refused)?;
-        listener.set_nonblocking(true).map_err(refused)?;
+        let listener = crate::listen::listen(listen).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -168,36 +178,45 @@ async fn serve(listener: TcpListener, pages: Arc<Pages>) {
             return std::future::pending().await;
         }
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    // The semaphore is never closed.
-    while let Ok(place) = places.clone().acquire_owned().await {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, say: not at full speed.
-                tracing::warn!(%error, "health: a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+    let mut visitors = Visitors::new(CONNECTIONS_MAX);
+    let mut warned: Option<Instant> = None;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                visitors.make_room();
+                let has_asked = Arc::new(AtomicBool::new(false));
+                let task = tokio::spawn(attend(stream, pages.clone(), has_asked.clone()));
+                visitors.enter(task.abort_handle(), has_asked);
             }
-        };
-        let pages = pages.clone();
-        tokio::spawn(async move {
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(REQUEST_BYTES_MAX)
-                .max_headers(HEADERS_MAX)
-                .keep_alive(false);
-            let service = service_fn(move |request| {
-                let response = answer(&request, &pages);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = http.serve_connection(TokioIo::new(stream), service);
-            // How a caller of health ends its connection is of no concern.
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
-            drop(place);
-        });
+            Err(error) => {
+                // Out of file descriptors, say: one that has not asked gives its own. Not at full speed, nor a line each time.
+                let closed = visitors.close_one();
+                if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                    warned = Some(Instant::now());
+                    tracing::warn!(%error, "health: a connection could not be accepted");
+                }
+                tokio::time::sleep(if closed { CLOSE_PAUSE } else { ACCEPT_PAUSE }).await;
+            }
+        }
     }
+}
+
+/// Serves one connection to its end.
+async fn attend(stream: TcpStream, pages: Arc<Pages>, has_asked: Arc<AtomicBool>) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(REQUEST_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .keep_alive(false);
+    let service = service_fn(move |request| {
+        has_asked.store(true, Ordering::Relaxed);
+        let response = answer(&request, &pages);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    // How a caller of health ends its connection is of no concern.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
 fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
@@ -264,7 +283,9 @@ fn render(pages: &Pages) -> String {
         metrics::gauge!(names::DEVICE_MEMORY_ALLOCATED_BYTES).set(memory.own.allocated_bytes as f64);
         metrics::gauge!(names::DEVICE_MEMORY_RESERVED_BYTES).set(memory.own.reserved_bytes as f64);
     }
-    pages.metrics.render()
+    let mut text = pages.metrics.render();
+    names::append_seconds(&mut text, names::ALL);
+    text
 }
 
 fn stats(pages: &Pages) -> serde_json::Value {

@@ -10,7 +10,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-use crate::config::{LogConfig, LogFormat};
+use crate::config::{LogConfig, LogFormat, trimmed_log_filter};
 
 /// Libraries that tell again what we tell ourselves. The level in the settings may say otherwise.
 const QUIET: &str = "async_nats=warn,opentelemetry=warn";
@@ -65,7 +65,7 @@ where
 }
 
 fn filter(config: &LogConfig) -> Result<EnvFilter, LogError> {
-    Ok(EnvFilter::builder().parse(format!("{QUIET},{}", config.level))?)
+    Ok(EnvFilter::builder().parse(format!("{QUIET},{}", trimmed_log_filter(&config.level)))?)
 }
 
 fn lines<S, W>(config: &LogConfig, colour: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
@@ -148,6 +148,13 @@ mod tests {
         assert!(text.contains("a batch was scored") && text.contains("pairs=24") && text.contains("a detail"));
         assert!(!text.contains('\u{1b}'), "no colour was asked for: {text:?}");
         assert!(logged(LogFormat::Text, "info", true).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn white_space_between_the_parts_is_none_of_them() {
+        let text = logged(LogFormat::Text, "off, nats_rerank=debug ", false);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert_eq!(logged(LogFormat::Text, " debug", false).lines().count(), 3);
     }
 
     #[test]

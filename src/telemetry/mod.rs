@@ -22,6 +22,8 @@ mod start;
 pub mod supervisor;
 #[cfg(feature = "worker")]
 pub mod traces;
+#[cfg(feature = "worker")]
+mod visitors;
 
 #[cfg(feature = "gateway")]
 pub use start::{Telemetry, TelemetryError, start};

@@ -30,11 +30,15 @@ pub const BATCH_FILL_RATIO: &str = "rerank_batch_fill_ratio";
 pub const BATCH_TOKENS_MAX: &str = "rerank_batch_tokens_max";
 /// Counter: forward passes for which the device had no memory.
 pub const OUT_OF_MEMORY_TOTAL: &str = "rerank_out_of_memory_total";
-/// Counter, microseconds: the engine was computing.
+/// Counter, seconds: the engine was computing.
+pub const ENGINE_BUSY_SECONDS_TOTAL: &str = "rerank_engine_busy_seconds_total";
+/// Counter, microseconds: the same; deprecated.
 pub const ENGINE_BUSY_MICROSECONDS_TOTAL: &str = "rerank_engine_busy_microseconds_total";
 /// Gauge, 0 to 1: the share of the last seconds in which the engine was computing.
 pub const ENGINE_BUSY_RATIO: &str = "rerank_engine_busy_ratio";
-/// Counter, microseconds: the engine was computing for nobody.
+/// Counter, seconds: the engine was computing for nobody.
+pub const ENGINE_WASTED_SECONDS_TOTAL: &str = "rerank_engine_wasted_seconds_total";
+/// Counter, microseconds: the same; deprecated.
 pub const ENGINE_WASTED_MICROSECONDS_TOTAL: &str = "rerank_engine_wasted_microseconds_total";
 /// Gauge: the rate that predictions are made with.
 pub const ENGINE_TOKENS_PER_SECOND: &str = "rerank_engine_tokens_per_second";
@@ -96,6 +100,8 @@ pub enum Kind {
     GaugeIfKnown,
     /// Observations, counted in these buckets (upper bounds).
     Histogram(&'static [f64]),
+    /// A counter in seconds, rendered from the counter in microseconds of this name.
+    SecondsOf(&'static str),
 }
 
 /// One metric.
@@ -197,10 +203,14 @@ pub const ALL: &[Metric] = &[
         "Forward passes for which the device had no memory; the batch was then halved",
     ),
     metric(
+        ENGINE_BUSY_SECONDS_TOTAL,
+        Kind::SecondsOf(ENGINE_BUSY_MICROSECONDS_TOTAL),
+        "Time the engine was computing, in seconds; its rate is the share of time that the device is busy",
+    ),
+    metric(
         ENGINE_BUSY_MICROSECONDS_TOTAL,
         Kind::Counter,
-        "Time the engine was computing, in microseconds (counters are whole numbers: seconds would lose every short \
-         batch); a millionth of its rate is the share of time that the device is busy",
+        "Deprecated, gone in a later version: rerank_engine_busy_seconds_total in microseconds",
     ),
     metric(
         ENGINE_BUSY_RATIO,
@@ -208,10 +218,15 @@ pub const ALL: &[Metric] = &[
         "Share of the last 10 seconds in which the engine was computing, the batch under way included; 0 to 1",
     ),
     metric(
+        ENGINE_WASTED_SECONDS_TOTAL,
+        Kind::SecondsOf(ENGINE_WASTED_MICROSECONDS_TOTAL),
+        "The part of the busy time, in seconds, that went to requests which got no scores in time: a batch's time is \
+         shared by tokens. Should stay at zero",
+    ),
+    metric(
         ENGINE_WASTED_MICROSECONDS_TOTAL,
         Kind::Counter,
-        "The part of the busy time, in microseconds, that went to requests which got no scores in time: a batch's time is \
-         shared by tokens. Should stay at zero",
+        "Deprecated, gone in a later version: rerank_engine_wasted_seconds_total in microseconds",
     ),
     metric(
         ENGINE_TOKENS_PER_SECOND,
@@ -374,8 +389,32 @@ pub(super) fn tell_meanings(metrics: &[Metric]) {
     for metric in metrics {
         match metric.kind {
             Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            // Of the recorder's counter: see `append_seconds`.
+            Kind::SecondsOf(_) => {}
             Kind::Gauge | Kind::GaugeIfKnown => metrics::describe_gauge!(metric.name, metric.help),
             Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.help),
+        }
+    }
+}
+
+/// Appends to Prometheus' `text` the counters of seconds: the recorder's own counters are whole numbers, so a time is counted
+/// in microseconds there.
+pub fn append_seconds(text: &mut String, metrics: &[Metric]) {
+    for metric in metrics {
+        let Kind::SecondsOf(source) = metric.kind else {
+            continue;
+        };
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(source)?.strip_prefix(' ')?.parse::<f64>().ok());
+        if let Some(microseconds) = value {
+            let Metric { name, help, .. } = metric;
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n\n",
+                microseconds / 1e6
+            );
         }
     }
 }
@@ -385,7 +424,7 @@ pub fn table(metrics: &[Metric]) -> String {
     let mut text = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
     for metric in metrics {
         let kind = match metric.kind {
-            Kind::Counter => "counter",
+            Kind::Counter | Kind::SecondsOf(_) => "counter",
             Kind::Gauge | Kind::GaugeIfKnown => "gauge",
             Kind::Histogram(_) => "histogram",
         };
@@ -415,7 +454,8 @@ pub(super) fn check_names(source: &str, prefix: &str, metrics: &[Metric]) {
     let declared = source.lines().filter(|line| line.contains(&declaration)).count();
     assert_eq!(declared, metrics.len(), "the list holds every name of its file");
     for Metric { name, kind, .. } in metrics {
-        assert_eq!(matches!(kind, Kind::Counter), name.ends_with("_total"), "{name}");
+        let counts = matches!(kind, Kind::Counter | Kind::SecondsOf(_));
+        assert_eq!(counts, name.ends_with("_total"), "{name}");
     }
     let page = include_str!("../../docs/metrics.md");
     let table = table(metrics);
@@ -438,6 +478,19 @@ mod tests {
             );
             assert!(!name.contains("_ms"), "{name}: Prometheus counts in seconds");
         }
+    }
+
+    #[test]
+    fn seconds_are_those_of_the_counted_microseconds() {
+        let mut text =
+            "# TYPE rerank_engine_busy_microseconds_total counter\nrerank_engine_busy_microseconds_total 1500000\n\n\
+                        rerank_engine_wasted_microseconds_total 7\n"
+                .to_owned();
+        append_seconds(&mut text, ALL);
+        assert!(
+            text.contains("\n# TYPE rerank_engine_busy_seconds_total counter\nrerank_engine_busy_seconds_total 1.5\n")
+        );
+        assert!(text.contains("\nrerank_engine_wasted_seconds_total 0.000007\n"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tracing::{Level, Span};
 
 use crate::protocol::{RefusalKind, TraceContext};
 
-/// The target of every span, and of the line that tells of a request's end.
+/// The target of every span, and of the lines that report a request's receipt and its end.
 pub const TARGET: &str = "nats_rerank::traces";
 
 /// What a request is at; the words of `timings_ms`.
@@ -68,6 +68,11 @@ impl RequestTrace {
         );
         if span.is_disabled() && caller.is_none() {
             return RequestTrace(None);
+        }
+        if !span.is_disabled() {
+            // A line of its own and no part of the span: what a worker held when it was killed has no end.
+            let trace_id = caller.as_ref().map(|caller| display(caller.trace_id()));
+            tracing::event!(target: TARGET, parent: None, Level::DEBUG, trace_id, "received");
         }
         #[cfg(feature = "otlp")]
         if let Some(caller) = &caller {

@@ -40,6 +40,8 @@ pub struct Queue {
     pressure_at: f64,
     /// Told when the queue is past `pressure_at`.
     pressure: Notify,
+    /// Told when the last request has left.
+    idle: Notify,
 }
 
 /// An admitted request.
@@ -84,6 +86,7 @@ impl Queue {
             load: Mutex::new(Load::new(budget)),
             pressure_at,
             pressure: Notify::new(),
+            idle: Notify::new(),
         })
     }
 
@@ -102,6 +105,17 @@ impl Queue {
             .max(self.load().fullness(now))
     }
 
+    /// Fullness as far as it is a reason to leave the group: 0 while at most one request is here. A lone request fills a small
+    /// bound, and a slow device, by itself, and nothing waits behind it.
+    pub fn crowding(&self, now: Instant) -> f64 {
+        if self.requests() <= 1 { 0.0 } else { self.fullness(now) }
+    }
+
+    /// How much of a bound is asked for: one at least, so that an idle worker has room for a request whatever the bound.
+    fn mark(&self, max: usize) -> usize {
+        ((max as f64 * self.pressure_at) as usize).clamp(1, max.max(1))
+    }
+
     /// How many more requests there is room for before the mark at which the group is left; `None`: it is never left. One
     /// while nothing is here, even if the prediction is against it, see [`Load::may_try`].
     pub fn room(&self, now: Instant) -> Option<u64> {
@@ -109,14 +123,13 @@ impl Queue {
             return None;
         }
         let requests = self.requests();
-        let by_count = (self.limits.requests_max as f64 * self.pressure_at) as usize;
-        let by_count = by_count.saturating_sub(requests);
+        let by_count = self.mark(self.limits.requests_max).saturating_sub(requests);
         let pairs = self.pairs.load(Ordering::Relaxed);
         let bytes = self.bytes.load(Ordering::Relaxed);
         // Pairs and bytes by what a request here has on average; without any, they are far from their bounds.
         let fit = |taken: usize, max: usize| {
             let each = taken.checked_div(requests).unwrap_or(0).max(1);
-            ((max as f64 * self.pressure_at) as usize).saturating_sub(taken) / each
+            self.mark(max).saturating_sub(taken) / each
         };
         let load = self.load();
         let room = by_count
@@ -132,6 +145,11 @@ impl Queue {
         self.pressure.notified().await;
     }
 
+    /// Waits until the last request has left: then there is room again, and the next caller may ask at once.
+    pub async fn idle(&self) {
+        self.idle.notified().await;
+    }
+
     /// Unanswered requests now.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Acquire)
@@ -145,15 +163,21 @@ impl Queue {
             bytes,
         } = decoded;
         let (received_at, deadline) = (ticket.received_at(), ticket.deadline());
+        let budget = deadline.saturating_duration_since(received_at);
+        let (tokens, scope) = self.estimate(budget, &request);
         if ticket.expired(now) {
-            let scope = self.scope_of(deadline.saturating_duration_since(received_at), &request);
             ticket.refuse_expired_of("before the worker took the request", scope);
             return None;
         }
         let taken = self.take(request.documents.len(), bytes).and_then(|mut share| {
-            let (work, tokens) = self.take_time(now, received_at, deadline, &request)?;
+            let work = self.take_time(now, deadline, budget, tokens)?;
             (share.work, share.tokens) = (Some(work), AtomicUsize::new(tokens));
             Ok(share)
+        });
+        // What an idle worker would refuse is refused for that, whatever else is in its way.
+        let taken = taken.map_err(|refusal| match scope {
+            RefusalScope::Request => refusal.with_scope(scope),
+            RefusalScope::Worker => refusal,
         });
         let admitted = match taken {
             Ok(share) => {
@@ -166,29 +190,33 @@ impl Queue {
                 None
             }
         };
-        if self.fullness(now) >= self.pressure_at {
+        if self.crowding(now) >= self.pressure_at {
             self.pressure.notify_one();
         }
         admitted
     }
 
-    fn take_time(
-        &self,
-        now: Instant,
-        received_at: Instant,
-        deadline: Instant,
-        request: &Request,
-    ) -> Result<(WorkId, usize), Refusal> {
+    /// About how many tokens the request has, and whom a refusal for want of time says something about.
+    fn estimate(&self, budget: Duration, request: &Request) -> (usize, RefusalScope) {
         let documents = request.documents.iter().map(|document| document.text.len());
-        let budget = deadline.saturating_duration_since(received_at);
-        let mut load = self.load();
+        let load = self.load();
         let tokens = load.estimate(request.query.len(), documents);
-        load.learn_request(budget, tokens);
+        (tokens, scope(&load, tokens, budget))
+    }
+
+    fn take_time(&self, now: Instant, deadline: Instant, budget: Duration, tokens: usize) -> Result<WorkId, Refusal> {
+        let mut load = self.load();
+        load.learn_request(now, budget, tokens);
         let Err(late) = load.check(now, deadline, tokens) else {
-            return Ok((load.add(deadline, tokens), tokens));
+            return Ok(load.add(deadline, tokens));
         };
-        let scope = scope(&load, tokens, budget);
-        if load.is_idle() {
+        // A worker that is idle refuses it: that is what the scope says.
+        let scope = if load.is_idle() {
+            RefusalScope::Request
+        } else {
+            RefusalScope::Worker
+        };
+        if load.is_idle() && load.may_doubt(now) {
             load.doubt(tokens);
         }
         let left = deadline.saturating_duration_since(now).as_millis();
@@ -206,13 +234,6 @@ impl Queue {
             ),
         };
         Err(Refusal::new(RefusalKind::Overloaded, why).with_scope(scope))
-    }
-
-    /// Whom a late answer to this request says something about.
-    fn scope_of(&self, budget: Duration, request: &Request) -> RefusalScope {
-        let documents = request.documents.iter().map(|document| document.text.len());
-        let load = self.load();
-        scope(&load, load.estimate(request.query.len(), documents), budget)
     }
 
     fn take(self: &Arc<Queue>, pairs: usize, bytes: usize) -> Result<Share, Refusal> {
@@ -247,20 +268,15 @@ impl Queue {
             ),
         ];
         self.publish();
+        // A request that is alone is taken whatever its size, or no worker would ever take it; what one request may hold is
+        // bounded by `limits` and by the NATS server's max_payload.
+        let alone = taken[0].0 == 1;
         for (now, max, unit) in taken {
-            if now > max {
-                let alone = match unit {
-                    "pairs" => pairs,
-                    "bytes" => bytes,
-                    _ => 1,
-                };
-                let scope = if alone > max {
-                    RefusalScope::Request
-                } else {
-                    RefusalScope::Worker
-                };
-                let why = format!("the queue is full: queue.{unit}_max is {max} and this request would make it {now}");
-                return Err(Refusal::new(RefusalKind::Overloaded, why).with_scope(scope));
+            if now > max && !alone {
+                return Err(Refusal::new(
+                    RefusalKind::Overloaded,
+                    format!("the queue is full: queue.{unit}_max is {max} and this request would make it {now}"),
+                ));
             }
         }
         Ok(share)
@@ -302,131 +318,16 @@ impl Drop for Share {
         if let Some(work) = self.work {
             self.queue.load().remove(work);
         }
-        self.queue.requests.fetch_sub(1, Ordering::AcqRel);
+        let requests = self.queue.requests.fetch_sub(1, Ordering::AcqRel) - 1;
         self.queue.pairs.fetch_sub(self.pairs, Ordering::AcqRel);
         self.queue.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         self.queue.publish();
+        if requests == 0 {
+            self.queue.idle.notify_one();
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn queue() -> Arc<Queue> {
-        let limits = QueueLimits {
-            requests_max: 2,
-            pairs_max: 10,
-            bytes_max: 100,
-        };
-        Queue::new(limits, Duration::from_secs(1), 0.8)
-    }
-
-    #[tokio::test]
-    async fn what_would_be_late_is_refused_with_the_prediction_and_the_budget() {
-        use crate::protocol::Encoding;
-        use crate::worker::ticket::{Answer, Outbox};
-        let limits = QueueLimits {
-            requests_max: 20,
-            pairs_max: 1000,
-            bytes_max: 1 << 20,
-        };
-        let queue = Queue::new(limits, Duration::from_secs(1), 0.8);
-        queue.load().set_sizes(1000, 512);
-        // A second for a thousand tokens.
-        queue.load().rate.observe(1000, Duration::from_secs(1));
-        let (outbox, mut receiver) = Outbox::new(4);
-        let now = Instant::now();
-        let text = "word ".repeat(100);
-        let admit = async |budget: Duration, documents: usize| {
-            let place = outbox.place().await.unwrap();
-            let ticket = Ticket::new(place, "inbox".to_owned(), Encoding::Json, now, budget);
-            let request = Request::new("query", std::iter::repeat_n(text.as_str(), documents));
-            queue.admit(
-                Decoded {
-                    ticket,
-                    request,
-                    bytes: 10,
-                },
-                now,
-            )
-        };
-        // About 150 tokens a document.
-        assert!(admit(Duration::from_millis(100), 5).await.is_none());
-        let Answer::Refused(refusal) = receiver.recv().await.unwrap().answer else {
-            panic!("scored");
-        };
-        assert_eq!(refusal.kind, RefusalKind::Overloaded);
-        assert!(refusal.message.contains("budget of 100 ms"), "{}", refusal.message);
-        assert_eq!(refusal.scope, RefusalScope::Request, "too large for its own budget");
-        let first = admit(Duration::from_secs(10), 40).await.expect("in time");
-        // Now it is the queue that is too long: the wait outlasts a budget that is due later.
-        assert!(admit(Duration::from_millis(10_100), 40).await.is_none());
-        let Answer::Refused(refusal) = receiver.recv().await.unwrap().answer else {
-            panic!("scored");
-        };
-        assert_eq!(
-            refusal.scope,
-            RefusalScope::Worker,
-            "an idle worker would have taken it"
-        );
-        // What is due before it makes it late; by itself it would not do either.
-        assert!(admit(Duration::from_millis(900), 10).await.is_none());
-        let Answer::Refused(refusal) = receiver.recv().await.unwrap().answer else {
-            panic!("scored");
-        };
-        assert_eq!(refusal.scope, RefusalScope::Request);
-        assert!(queue.fullness(now) > 0.8);
-        queue.pressure().await;
-        drop(first);
-        assert_eq!(queue.load().tokens(), 40 * 155, "until the answer has left");
-        while receiver.try_recv().is_ok() {}
-        assert_eq!(queue.load().tokens(), 0);
-        assert!(admit(Duration::from_millis(10_100), 40).await.is_some());
-    }
-
-    #[test]
-    fn refuses_what_does_not_fit_and_names_the_limit() {
-        let queue = queue();
-        let _first = queue.take(8, 10).unwrap();
-        let refusal = queue.take(3, 10).unwrap_err();
-        assert_eq!(refusal.kind, RefusalKind::Overloaded);
-        assert!(refusal.message.contains("queue.pairs_max is 10"), "{}", refusal.message);
-        assert_eq!(refusal.scope, RefusalScope::Worker);
-        assert_eq!(queue.take(11, 1).unwrap_err().scope, RefusalScope::Request);
-        assert_eq!(queue.take(1, 101).unwrap_err().scope, RefusalScope::Request);
-        assert!(
-            queue
-                .take(1, 91)
-                .unwrap_err()
-                .message
-                .contains("queue.bytes_max is 100")
-        );
-        let _second = queue.take(2, 90).unwrap();
-        assert!(
-            queue
-                .take(0, 0)
-                .unwrap_err()
-                .message
-                .contains("queue.requests_max is 2")
-        );
-    }
-
-    #[test]
-    fn shares_are_given_back_whole() {
-        let queue = queue();
-        for _ in 0..100 {
-            let share = queue.take(10, 100).unwrap();
-            assert!(queue.take(1, 0).is_err());
-            drop(share);
-        }
-        assert_eq!(
-            (
-                queue.requests(),
-                queue.pairs.load(Ordering::Acquire),
-                queue.bytes.load(Ordering::Acquire)
-            ),
-            (0, 0, 0)
-        );
-    }
-}
+#[path = "admit_tests.rs"]
+mod tests;

@@ -17,9 +17,12 @@ pub fn answer(scored: Scored, info: &EngineInfo) {
         cost,
     } = scored;
     let pairs = logits.len();
+    let best = request.top_k.unwrap_or(pairs).min(pairs);
+    let has_min_score = request.min_score.is_some();
     let rankings = rank(request, &logits, info.activation);
     ticket.answer(Reply {
-        top_k_applied: rankings.len() < pairs,
+        top_k_applied: best < pairs,
+        below_min_score: has_min_score.then_some((best - rankings.len()) as u64),
         rankings,
         model: info.model_id.clone(),
         usage: Usage {
@@ -42,6 +45,7 @@ pub fn answer_empty(tokenized: Tokenized, info: &EngineInfo) {
     tokenized.ticket.answer(Reply {
         rankings: Vec::new(),
         top_k_applied: false,
+        below_min_score: None,
         model: info.model_id.clone(),
         usage: Usage::default(),
         timings_ms: TimingsMs {

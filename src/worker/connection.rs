@@ -9,19 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
-use async_nats::{ClientError, Event, ServerError};
+use async_nats::{Event, ServerError};
 use tokio::sync::watch;
 
 use super::WorkerError;
 use super::group::GroupAddress;
 use super::status::Status;
 use super::violation::{Complaints, Repeated, Violation};
-use crate::nats::{Pinger, is_subscription_limit};
+use crate::nats::{Pinger, REFUSALS_MAX, Sessions, is_refusal, is_subscription_limit};
 use crate::telemetry::names;
 
-/// Refusals of the credentials in a row, after the connection was closed, that end the worker. The client library waits
-/// longer from try to try: so many take some eight seconds.
-const REFUSALS_MAX: u32 = 13;
 /// Workers that are told at once that their server is about to stop spread their moves over this time, so that the queue
 /// group is never without any. Servers give ten seconds unless told otherwise.
 const MOVE_SPREAD: Duration = Duration::from_secs(2);
@@ -123,7 +120,7 @@ impl Link {
             Event::ServerError(ServerError::Other(text)) => self.on_server_error(&text),
             Event::ServerError(error) => tracing::error!(%error, "the NATS server reports an error"),
             // Told while a lost connection is taken up again: once for each try that the server refused.
-            Event::ClientError(ClientError::Other(text)) if text == "authorization violation" => self.on_refusal(),
+            Event::ClientError(error) if is_refusal(&error) => self.on_refusal(),
             Event::ClientError(error) => tracing::warn!(%error, "NATS cannot be reached"),
             event => tracing::info!(%event, "NATS"),
         }
@@ -191,11 +188,11 @@ impl Link {
 
     /// Holds what was told against what is, for as long as it is polled: the client library drops events when there are
     /// very many at once, and a worker must not look disconnected for ever after.
-    pub(super) async fn check(&self, client: &async_nats::Client) {
+    pub(super) async fn check(&self, sessions: &Sessions) {
         let mut differed = false;
         loop {
             tokio::time::sleep(CHECK_EVERY).await;
-            let connected = client.connection_state() == State::Connected;
+            let connected = sessions.is_connected();
             let differs = connected != self.told.borrow().connected;
             if differs && differed {
                 self.set_connected(connected);
@@ -207,6 +204,18 @@ impl Link {
     /// When the present connection, or the last one, was made.
     pub(super) fn connected_at(&self) -> Option<Instant> {
         self.told.borrow().connected_at
+    }
+
+    /// Whether there is no connection now.
+    pub(super) fn is_away(&self, client: &async_nats::Client) -> bool {
+        client.connection_state() != State::Connected
+    }
+
+    /// Returns when there is no connection.
+    pub(super) async fn away(&self) {
+        let mut told = self.told.subscribe();
+        // Proof that it cannot fail: the sender lives in `self`.
+        let _ = told.wait_for(|told| !told.connected).await;
     }
 
     /// Returns when this worker cannot go on with its NATS system.
@@ -259,7 +268,7 @@ impl Link {
     }
 
     /// Returns when it is time to move to another server: this one is about to stop, and there is another.
-    pub(super) async fn elsewhere(&self, client: &async_nats::Client) {
+    pub(super) async fn elsewhere(&self, client: async_nats::Client) {
         loop {
             let seen = self.lame_ducks_seen.load(Ordering::Relaxed);
             let told = self
@@ -316,6 +325,8 @@ fn spread() -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use async_nats::ClientError;
+
     use super::*;
 
     fn link() -> Arc<Link> {

@@ -15,7 +15,7 @@ use super::reply_subject::ReplySubjects;
 use super::snapshot::{ModelFacts, Snapshot};
 use super::state::State;
 use super::status::Status;
-use crate::nats::Backoff;
+use crate::nats::{Backoff, Sessions};
 use crate::protocol::{Encoding, RefusalKind};
 use crate::telemetry::process;
 
@@ -187,20 +187,27 @@ fn data(read: &Snapshot) -> Value {
     })
 }
 
-/// Answers until the connection is closed or this is dropped. When the server refuses a subscription of this connection for
-/// their number, these nine give way to the queue group's, and are made again after a pause.
+/// Answers for as long as there are sessions, or until this is dropped. When the server refuses a subscription of this
+/// connection for their number, these nine give way to the queue group's, and are made again after a pause.
 pub(super) async fn answer_discovery(
-    client: async_nats::Client,
+    sessions: Sessions,
     service: Service,
     status: Arc<Status>,
     link: Arc<Link>,
     reply_subjects: Arc<ReplySubjects>,
 ) {
     let mut backoff = Backoff::new(REFUSED_PAUSE_MIN, REFUSED_PAUSE_MAX);
+    let mut session = sessions.now();
     loop {
         let refused = link.subscriptions_refused();
         tokio::select! {
-            () = answer_while_subscribed(&client, &service, &status, &reply_subjects) => return,
+            () = answer_session(&session.client, &service, &status, &reply_subjects) => {
+                match sessions.after(session.number).await {
+                    Some(next) => session = next,
+                    None => return,
+                }
+                continue;
+            }
             () = link.refused_since(refused) => {}
         }
         let pause = backoff.refused(Instant::now());
@@ -215,8 +222,8 @@ pub(super) async fn answer_discovery(
     }
 }
 
-/// Answers until the connection is closed.
-async fn answer_while_subscribed(
+/// Answers until the session ends.
+async fn answer_session(
     client: &async_nats::Client,
     service: &Service,
     status: &Status,

@@ -43,7 +43,7 @@ pub(super) async fn govern(
                 tracing::warn!("switched off: connected, but out of the queue group");
             }
         }
-        let inside = membership.step(now, enabled, queue.fullness(now));
+        let inside = membership.step(now, enabled, queue.requests() == 0, queue.crowding(now));
         if membership.is_away() != was_away {
             was_away = membership.is_away();
             let state = if was_away {

@@ -110,6 +110,13 @@ impl Group {
         }
     }
 
+    /// Begins anew on another client, outside: what the old one's subscriptions were for is gone with it.
+    pub(super) fn begin_on(&mut self, client: async_nats::Client) {
+        self.client = client;
+        self.live.clear();
+        self.leaving_on = None;
+    }
+
     /// Which connection this is: the first, the second after it was lost once, and so on.
     fn connection(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
@@ -338,6 +345,20 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// The next message that has come already while leaving; `None` when that is over. For a lost connection, over which
+    /// nothing comes that could be waited for.
+    pub(super) async fn next_at_hand(&mut self) -> Option<Message> {
+        if self.held.is_empty() {
+            self.take_what_is_there().await;
+        }
+        let message = self.held.pop_front();
+        if message.is_none() {
+            self.live.clear();
+            self.let_go().await;
+        }
+        message
     }
 
     /// Once nothing is read any more: if the connection was lost while the group was left, the server may hold a

@@ -21,6 +21,11 @@ use crate::model::tokenizer::{PairTokenizer, PairTokens};
 use crate::protocol::{Refusal, RefusalKind};
 use crate::telemetry::names;
 
+/// Batches in a row without one finite score, after which the model itself is tried. Each costs its callers a refusal, and a
+/// few of them may be the doing of their texts: only a pair that had a score when the worker started can tell. Heart-beats of
+/// an idle engine count like batches.
+const SCORELESS_MAX: u32 = 3;
+
 /// How often a model was loaded in this process. One, or something is wrong.
 static MODEL_LOADS: AtomicUsize = AtomicUsize::new(0);
 
@@ -168,21 +173,31 @@ struct Watch {
 }
 
 impl Watch {
-    /// A forward pass of the dummy pair, as a sign of life. The reason, if the device is lost.
-    fn beat(&self, engine: &mut dyn Engine) -> Option<String> {
+    /// A forward pass of the dummy pair, as a sign of life: whether it gave a score.
+    ///
+    /// # Errors
+    /// The reason, if the device is lost.
+    fn beat(&self, engine: &mut dyn Engine) -> Result<bool, String> {
         let Some(dummy) = self.dummy.as_ref() else {
             // An idle engine must not look hung: that its thread turns is what there is to say.
             self.status.beat();
-            return None;
+            return Ok(true);
         };
         match engine.score(&[dummy]) {
-            Ok(logits) if logits.len() == 1 && logits[0].is_finite() => self.status.beat(),
+            Ok(logits) if logits.len() == 1 && logits[0].is_finite() => {
+                self.status.beat();
+                return Ok(true);
+            }
             Ok(_) => tracing::error!("heart-beat: the model gave a score that is not a finite number"),
-            Err(error @ EngineError::Fatal(_)) => return Some(error.to_string()),
+            Err(error @ EngineError::Fatal(_)) => return Err(error.to_string()),
             Err(error) => tracing::error!(%error, "heart-beat: the forward pass failed"),
         }
-        None
+        Ok(false)
     }
+}
+
+fn scoreless_reason(batches: u32) -> String {
+    format!("the last {batches} batches have no finite score, nor has a pair that had one when the worker started")
 }
 
 fn dummy_pair(tokenizer: &PairTokenizer) -> Option<PairTokens> {
@@ -212,6 +227,8 @@ struct Serving<'a, Score> {
     budget: TokenBudget,
     /// When the device was last through with a batch.
     free_since: Option<Instant>,
+    /// Batches and heart-beats in a row without a finite score.
+    scoreless: u32,
     score: Score,
 }
 
@@ -234,6 +251,7 @@ fn serve(
         watch,
         budget,
         free_since: None,
+        scoreless: 0,
         score,
     };
     let mut flying: Option<Flying> = None;
@@ -272,7 +290,41 @@ impl<Score: Fn(Scored, &EngineInfo)> Serving<'_, Score> {
     /// Nothing to do. The reason, if the device is lost.
     fn idle(&mut self) -> Option<String> {
         self.watch.status.device_memory(|| self.engine.device_memory());
-        self.watch.beat(self.engine)
+        match self.watch.beat(self.engine) {
+            Ok(true) => self.scoreless = 0,
+            Ok(false) => self.scoreless += 1,
+            Err(lost) => return Some(lost),
+        }
+        (self.scoreless >= SCORELESS_MAX).then(|| scoreless_reason(self.scoreless))
+    }
+
+    /// What a batch says of the model: nothing, if memory did not suffice for any pair of it.
+    fn count_scores(&mut self, outcome: &Result<Outcome, EngineError>) {
+        match outcome {
+            Ok(outcome) if outcome.logits.iter().any(|logit| logit.is_finite()) => self.scoreless = 0,
+            Ok(outcome) if outcome.unfit.len() == outcome.logits.len() => {}
+            Ok(_) | Err(_) => self.scoreless += 1,
+        }
+    }
+
+    /// Where no batch has a score any more: whether a pair has one that always had. The reason, if it has none either: this
+    /// worker would take its share of the requests and answer none.
+    fn try_model(&mut self) -> Option<String> {
+        if self.scoreless < SCORELESS_MAX {
+            return None;
+        }
+        match self.watch.beat(self.engine) {
+            Ok(true) => {
+                tracing::warn!(
+                    batches = self.scoreless,
+                    "no score of the last batches was a finite number, and that of a pair of ours is: their texts have none"
+                );
+                self.scoreless = 0;
+                None
+            }
+            Ok(false) => Some(scoreless_reason(self.scoreless)),
+            Err(lost) => Some(lost),
+        }
     }
 
     /// `behind`: the device is at another batch.
@@ -333,6 +385,7 @@ impl<Score: Fn(Scored, &EngineInfo)> Serving<'_, Score> {
             }
             Ok(_) => None,
         };
+        self.count_scores(&outcome);
         let finished = self.gatherer.finish(batch, outcome, busy);
         if self.gatherer.is_computing() {
             status.batch_begins(ended);
@@ -341,7 +394,7 @@ impl<Score: Fn(Scored, &EngineInfo)> Serving<'_, Score> {
         for scored in finished.scored {
             (self.score)(scored, self.info);
         }
-        fatal
+        fatal.or_else(|| self.try_model())
     }
 
     /// What a batch has taught of the device's memory and speed.

@@ -16,8 +16,13 @@ const TOKENS_PER_BYTE: f64 = 0.3;
 const PAIR_TOKENS: usize = 3;
 /// Weight of a new measurement of tokens a byte, of a budget, and of a request's size.
 const WEIGHT: f64 = 0.05;
-/// A device that was tried in spite of its prediction, and is just as slow, is not tried again for this long.
+/// A device that was tried in spite of its prediction, and is just as slow, is not tried again for this long; each time that it turns out
+/// to be, twice as long, up to [`CONFIRMED_FOR_MAX`]. So what is tried costs ever less, however often it is asked for.
 const CONFIRMED_FOR: Duration = Duration::from_secs(1);
+/// The longest.
+const CONFIRMED_FOR_MAX: Duration = Duration::from_secs(64);
+/// Without a request for this long that can be ready in time, a device is too slow for its callers.
+const FEASIBLE_FOR: Duration = Duration::from_secs(2);
 /// Tokens that a request is taken to have until some have come: 24 candidates of 100.
 const REQUEST_TOKENS: f64 = 2400.0;
 
@@ -43,6 +48,30 @@ pub struct LoadReading {
     pub batch_tokens_max: usize,
 }
 
+/// Requests as they are of late.
+#[derive(Clone, Copy, Debug)]
+struct Usual {
+    budget_seconds: f64,
+    /// Tokens of a request.
+    request_tokens: f64,
+    /// Requests that were learned from, as far as it matters.
+    learned: u32,
+}
+
+impl Usual {
+    fn learn(&mut self, budget: Duration, tokens: usize) {
+        self.learned = self.learned.saturating_add(1);
+        let weight = WEIGHT.max(1.0 / f64::from(self.learned));
+        // Each token counts alike, not each request: many small requests with small budgets do not outweigh the work of others.
+        let allowed = self.budget_seconds * self.request_tokens;
+        let allowed = allowed + weight * (budget.as_secs_f64() * tokens as f64 - allowed);
+        self.request_tokens += weight * (tokens as f64 - self.request_tokens);
+        if self.request_tokens > 0.0 {
+            self.budget_seconds = allowed / self.request_tokens;
+        }
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -62,13 +91,16 @@ pub struct Load {
     prompt_bytes: usize,
     /// Requests whose texts were learned from, as far as it matters.
     texts_learned: u32,
-    budget_seconds: f64,
-    /// Tokens of a request.
-    request_tokens: f64,
-    /// Requests that were learned from, as far as it matters.
-    learned: u32,
+    /// What callers allow and ask for.
+    all: Usual,
+    /// The same of requests that an idle device has ready within their budget.
+    feasible: Usual,
+    /// When the last one of those came.
+    feasible_at: Option<Instant>,
     /// When a doubted prediction last turned out to be right.
     confirmed_at: Option<Instant>,
+    /// How long it is believed after that.
+    confirmed_for: Duration,
 }
 
 impl Load {
@@ -86,10 +118,19 @@ impl Load {
             tokens_per_byte: TOKENS_PER_BYTE,
             prompt_bytes: 0,
             texts_learned: 0,
-            budget_seconds: budget.as_secs_f64(),
-            request_tokens: REQUEST_TOKENS,
-            learned: 0,
+            all: Usual {
+                budget_seconds: budget.as_secs_f64(),
+                request_tokens: REQUEST_TOKENS,
+                learned: 0,
+            },
+            feasible: Usual {
+                budget_seconds: budget.as_secs_f64(),
+                request_tokens: REQUEST_TOKENS,
+                learned: 0,
+            },
+            feasible_at: None,
             confirmed_at: None,
+            confirmed_for: CONFIRMED_FOR,
         }
     }
 
@@ -137,21 +178,32 @@ impl Load {
         }
     }
 
-    /// Learns what callers allow and ask for: the measure of a full queue. The first are believed at once.
-    pub fn learn_request(&mut self, budget: Duration, tokens: usize) {
-        self.learned = self.learned.saturating_add(1);
-        let weight = WEIGHT.max(1.0 / f64::from(self.learned));
-        self.budget_seconds += weight * (budget.as_secs_f64() - self.budget_seconds);
-        self.request_tokens += weight * (tokens as f64 - self.request_tokens);
+    /// Learns what callers allow and ask for: the measure of a full queue. The first are believed at once. Requests that are too
+    /// large for their own budget count by themselves: lists of one caller would have the worker take itself for full, and idle.
+    pub fn learn_request(&mut self, now: Instant, budget: Duration, tokens: usize) {
+        self.all.learn(budget, tokens);
+        if self.time_alone(tokens) <= budget {
+            self.feasible.learn(budget, tokens);
+            self.feasible_at = Some(now);
+        }
+    }
+
+    /// What room is measured by: requests that this device can have ready in time, as long as some come, however many others do. A
+    /// device that is too slow for all its callers has no room, so that others are asked.
+    fn usual(&self, now: Instant) -> &Usual {
+        match self.feasible_at {
+            Some(at) if now.saturating_duration_since(at) < FEASIBLE_FOR => &self.feasible,
+            _ => &self.all,
+        }
     }
 
     /// How many more requests of the learned size there is room for until all would take this share of what callers allow.
     pub fn room(&self, now: Instant, share: f64) -> usize {
-        let allowed = Duration::from_secs_f64((self.budget_seconds * share).clamp(0.0, 1e6));
+        let allowed = Duration::from_secs_f64((self.usual(now).budget_seconds * share).clamp(0.0, 1e6));
         let Some(tokens_per_second) = self.rate.tokens_per_second(self.batch_tokens) else {
             return usize::MAX;
         };
-        let one = self.request_tokens.max(1.0);
+        let one = self.usual(now).request_tokens.max(1.0);
         // Small batches cost more a token: the next one is looked at by itself.
         if self.ready_in(now, self.tokens.saturating_add(one as usize)) > allowed {
             return 0;
@@ -163,17 +215,24 @@ impl Load {
     /// Whether a worker that has nothing to do should ask for a request, whatever there is room for: yes if one can be ready
     /// within what callers allow, and from time to time even if not, since the prediction may be wrong.
     pub fn may_try(&self, now: Instant) -> bool {
-        let one = self.ready_in(now, self.request_tokens as usize);
-        one.as_secs_f64() <= self.budget_seconds
-            || self
-                .confirmed_at
-                .is_none_or(|at| now.saturating_duration_since(at) >= CONFIRMED_FOR)
+        let one = self.ready_in(now, self.usual(now).request_tokens as usize);
+        one.as_secs_f64() <= self.usual(now).budget_seconds || self.may_doubt(now)
+    }
+
+    /// Whether a prediction that nothing is tried against may be doubted: not if it turned out to be right a moment ago.
+    pub fn may_doubt(&self, now: Instant) -> bool {
+        self.confirmed_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= self.confirmed_for)
     }
 
     /// Books that a batch of `tokens` took `busy`.
     pub fn observe(&mut self, now: Instant, tokens: usize, busy: Duration) {
         if self.rate.is_doubted(tokens) {
             let doubted = self.rate.undoubted_time(tokens);
+            self.confirmed_for = match self.confirmed_at {
+                Some(_) if busy >= doubted / 2 => (self.confirmed_for * 2).min(CONFIRMED_FOR_MAX),
+                _ => CONFIRMED_FOR,
+            };
             self.confirmed_at = (busy >= doubted / 2).then_some(now);
         }
         self.rate.observe(tokens, busy);
@@ -186,7 +245,7 @@ impl Load {
 
     /// The same as a share of what callers allow.
     pub fn fullness(&self, now: Instant) -> f64 {
-        self.wait(now).as_secs_f64() / self.budget_seconds.max(1e-3)
+        self.wait(now).as_secs_f64() / self.usual(now).budget_seconds.max(1e-3)
     }
 
     /// The predicted tokens a second of full batches; `None` while nothing was measured.
@@ -214,9 +273,9 @@ impl Load {
         self.running.is_none() && self.tokens == 0
     }
 
-    /// How long so many tokens take a device that has nothing else to do, by its measured rate.
+    /// How long so many tokens take a device that has nothing else to do, by its measured rate, whatever is doubted.
     pub fn time_alone(&self, tokens: usize) -> Duration {
-        self.rate.queue_time(tokens, self.batch_tokens)
+        self.rate.undoubted_queue_time(tokens, self.batch_tokens)
     }
 
     fn ready_in(&self, now: Instant, tokens: usize) -> Duration {

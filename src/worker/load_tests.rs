@@ -108,7 +108,7 @@ fn fullness_is_measured_in_what_callers_allow() {
     let full = load.fullness(now);
     assert!((0.45..0.55).contains(&full), "{full}");
     for _ in 0..200 {
-        load.learn_request(MS * 50, 100);
+        load.learn_request(now, MS * 50, 100);
     }
     assert!(load.fullness(now) > 0.9);
 }
@@ -117,10 +117,10 @@ fn fullness_is_measured_in_what_callers_allow() {
 fn a_device_that_is_too_slow_is_tried_now_and_then() {
     let mut now = Instant::now();
     let mut load = load();
-    load.learn_request(MS * 100, 1000);
+    load.learn_request(now, MS * 100, 1000);
     assert!(load.may_try(now), "10 ms of 100");
     let mut load = self::load();
-    load.learn_request(MS * 5, 1000);
+    load.learn_request(now, MS * 5, 1000);
     assert!(load.may_try(now), "nothing is confirmed yet");
     load.doubt(1000);
     load.observe(now, 1000, MS * 10);
@@ -138,7 +138,7 @@ fn room_is_what_fits_before_the_mark() {
     let mut load = load();
     assert_eq!(load.room(now, 0.8), 3, "24 ms a request until one has come");
     // 80 of 100 ms at 10 ms a request, by a prediction that is a little cautious.
-    load.learn_request(MS * 100, 1000);
+    load.learn_request(now, MS * 100, 1000);
     assert!((6..=8).contains(&load.room(now, 0.8)), "{}", load.room(now, 0.8));
     load.add(now + MS * 100, 5000);
     assert!((1..=3).contains(&load.room(now, 0.8)), "{}", load.room(now, 0.8));

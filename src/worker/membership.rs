@@ -35,14 +35,16 @@ impl Membership {
         }
     }
 
-    /// Whether to be inside now. `enabled`: the switch; off means out at once, on means in unless full.
-    pub fn step(&mut self, now: Instant, enabled: bool, fullness: f64) -> bool {
+    /// Whether to be inside now. `enabled`: the switch; off means out at once, on means in unless full. `idle`: nothing waits
+    /// and nothing is computed, which ends a stay outside at once.
+    pub fn step(&mut self, now: Instant, enabled: bool, idle: bool, fullness: f64) -> bool {
         let dwelt = self
             .changed_at
             .is_none_or(|at| now.saturating_duration_since(at) >= self.policy.dwell_min);
-        if dwelt {
+        if dwelt || (idle && self.away) {
             let away = match self.policy.leave_at {
                 None => false,
+                Some(_) if idle => false,
                 Some(leave_at) if !self.away => fullness >= leave_at,
                 Some(_) => fullness > self.policy.rejoin_at,
             };
@@ -85,22 +87,35 @@ mod tests {
     fn leaves_at_the_high_mark_and_returns_at_the_low_one() {
         let now = Instant::now();
         let mut machine = machine();
-        assert!(machine.step(now, true, 0.79));
-        assert!(!machine.step(now, true, 0.8), "the first change needs no dwell");
-        assert!(!machine.step(now + MS * 99, true, 0.0), "dwells outside");
-        assert!(!machine.step(now + MS * 100, true, 0.51), "hysteresis");
-        assert!(machine.step(now + MS * 101, true, 0.5));
-        assert!(machine.step(now + MS * 150, true, 9.0), "dwells inside");
-        assert!(!machine.step(now + MS * 201, true, 9.0));
+        assert!(machine.step(now, true, false, 0.79));
+        assert!(!machine.step(now, true, false, 0.8), "the first change needs no dwell");
+        assert!(!machine.step(now + MS * 99, true, false, 0.0), "dwells outside");
+        assert!(!machine.step(now + MS * 100, true, false, 0.51), "hysteresis");
+        assert!(machine.step(now + MS * 101, true, false, 0.5));
+        assert!(machine.step(now + MS * 150, true, false, 9.0), "dwells inside");
+        assert!(!machine.step(now + MS * 201, true, false, 9.0));
+    }
+
+    #[test]
+    fn an_idle_worker_is_never_away_for_fullness() {
+        let now = Instant::now();
+        let mut machine = machine();
+        assert!(!machine.step(now, true, false, 1.0));
+        assert!(!machine.step(now + MS, true, false, 0.0), "dwells outside");
+        assert!(machine.step(now + MS, true, true, 0.0), "idle: back at once");
+        assert!(
+            machine.step(now + MS * 200, true, true, 9.0),
+            "idle: not full, whatever is predicted"
+        );
     }
 
     #[test]
     fn the_switch_waits_for_nothing() {
         let now = Instant::now();
         let mut machine = machine();
-        assert!(machine.step(now, true, 0.0));
-        assert!(!machine.step(now, false, 0.0));
-        assert!(machine.step(now, true, 0.0));
+        assert!(machine.step(now, true, false, 0.0));
+        assert!(!machine.step(now, false, false, 0.0));
+        assert!(machine.step(now, true, false, 0.0));
     }
 
     #[test]
@@ -110,7 +125,7 @@ mod tests {
             rejoin_at: 0.5,
             dwell_min: MS,
         });
-        assert!(machine.step(Instant::now(), true, f64::INFINITY));
+        assert!(machine.step(Instant::now(), true, false, f64::INFINITY));
     }
 
     proptest! {
@@ -122,7 +137,7 @@ mod tests {
             let (mut inside, mut changed_at) = (true, None);
             for (ms, fullness) in steps {
                 now += MS * ms;
-                let next = machine.step(now, true, fullness);
+                let next = machine.step(now, true, false, fullness);
                 if next != inside {
                     prop_assert!(changed_at.is_none_or(|at| now - at >= MS * 100));
                     let crossed = if next { fullness <= 0.5 } else { fullness >= 0.8 };

@@ -62,7 +62,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::model::ModelError;
 use crate::model::engine::{EngineInfo, LIBTORCH_VERSION};
-use crate::nats;
+use crate::nats::{self, Sessions};
 use crate::protocol::{Refusal, RefusalKind};
 use crate::switch;
 use crate::telemetry::names;
@@ -182,13 +182,13 @@ async fn serve(
         move |event| link.on_event(event)
     };
     let connection = with_own_inboxes(&settings.connection, &worker_id);
-    let client = tokio::select! {
-        client = nats::connect(&connection, plan, on_event) => client?,
+    let sessions = tokio::select! {
+        sessions = Sessions::connect(&connection, plan, on_event) => sessions?,
         // Nothing was taken, so nothing is owed.
         _ = stopped.wait_for(|&stop| stop) => return Ok(()),
     };
-    link.prepare(&client, discovery::own_subject(&settings.service_name, &worker_id))
-        .await;
+    let own_subject = discovery::own_subject(&settings.service_name, &worker_id);
+    link.prepare(&sessions.client(), own_subject.clone()).await;
     let reply_subjects = Arc::new(ReplySubjects::new(
         settings.subject.clone(),
         connection.inbox_prefix.unwrap_or_default(),
@@ -198,7 +198,7 @@ async fn serve(
     // Every open ticket has a place in the outbox, and so have refusals that leave at once.
     let (outbox, outgoing) = Outbox::new(settings.queue.requests_max.saturating_add(256));
     let publisher = tokio::spawn(reply::publish_answers(
-        client.clone(),
+        sessions.clone(),
         worker_id.clone(),
         engine.info.activation,
         status.clone(),
@@ -245,7 +245,7 @@ async fn serve(
         let name = &settings.service_name;
         let service = discovery::Service::new(name, &worker_id, address.clone(), &settings.limits, &model, &status);
         tokio::spawn(discovery::answer_discovery(
-            client.clone(),
+            sessions.clone(),
             service,
             status.clone(),
             link.clone(),
@@ -266,7 +266,13 @@ async fn serve(
     };
     // Without a bucket the sender is kept here, so that the switch stays as it is.
     let (_configured, switch) = match settings.switch_bucket {
-        Some(bucket) => (None, switch::watch_switch(client.clone(), bucket, settings.enabled)),
+        Some(name) => {
+            let bucket = switch::Bucket {
+                name,
+                domain: settings.switch_domain,
+            };
+            (None, switch::watch_switch(sessions.clone(), bucket, settings.enabled))
+        }
         None => {
             let (sender, receiver) = watch::channel(settings.enabled);
             (Some(sender), receiver)
@@ -283,17 +289,19 @@ async fn serve(
         wish.clone(),
     ));
     let outcome = {
-        let group = Group::new(client.clone(), address, settings.subscription_capacity);
+        let group = Group::new(sessions.client(), address, settings.subscription_capacity);
         let receiver = Receiver {
-            client: &client,
+            sessions: &sessions,
             outbox: &outbox,
             status: &status,
             link: &link,
+            own_subject,
             reply_subjects: &reply_subjects,
             room: || Room {
                 requests: queue.room(Instant::now()),
                 at_rest: queue.requests() == 0,
             },
+            queue: &queue,
             joined,
             take,
         };
@@ -310,7 +318,7 @@ async fn serve(
                 after.as_millis()
             ))),
             error = link.lost() => Ok(error),
-            () = link.check(&client) => Err(Ok(())),
+            () = link.check(&sessions) => Err(Ok(())),
         };
         match failed {
             Err(outcome) => outcome,
@@ -336,7 +344,14 @@ async fn serve(
         queue,
         gatherer,
         engine,
-        flush: client.flush(),
+        flush: async move {
+            // What is still to leave when the connection is gone has no more time: see `reply`.
+            let client = sessions.client();
+            tokio::select! {
+                _ = client.flush() => {}
+                () = link.away() => {}
+            }
+        },
         publisher,
         deadlines,
     };

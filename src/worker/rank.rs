@@ -3,7 +3,7 @@
 use crate::model::spec::ScoreActivation;
 use crate::protocol::{RankedDocument, Ranking, Request};
 
-/// Rankings of `request`, best first, at most `top_k`. `logits`: one for each document, in the request's order, all
+/// Rankings of `request`, best first, at most `top_k`, and of those none whose score as it is returned is below `min_score`. `logits`: one for each document, in the request's order, all
 /// finite.
 ///
 /// Sorting goes by the logit, not by the score: an activation saturates (two logits of 20 and 25 are both 1.0 after a
@@ -17,21 +17,26 @@ pub fn rank(request: Request, logits: &[f32], activation: ScoreActivation) -> Ve
     let mut documents: Vec<Option<_>> = request.documents.into_iter().map(Some).collect();
     order
         .into_iter()
-        .map(|index| {
+        .map_while(|index| {
+            let score = if request.raw_scores {
+                logits[index]
+            } else {
+                activation.apply(logits[index])
+            };
+            // Best first, and activations are monotone: from here on all are below.
+            if request.min_score.is_some_and(|least| score < least) {
+                return None;
+            }
             let document = documents[index].take();
             let (text, id) = document.map_or((None, None), |document| (Some(document.text), document.id));
-            Ranking {
+            Some(Ranking {
                 index,
-                score: if request.raw_scores {
-                    logits[index]
-                } else {
-                    activation.apply(logits[index])
-                },
+                score,
                 id,
                 document: text
                     .filter(|_| request.return_documents)
                     .map(|text| RankedDocument { text }),
-            }
+            })
         })
         .collect()
 }
@@ -79,6 +84,38 @@ mod tests {
         assert_eq!((rankings[0].index, rankings[0].score), (1, 3.0));
         assert_eq!(rankings[0].document.as_ref().unwrap().text, "b");
         assert!(rankings[0].id.is_some() && rankings[1].id.is_none());
+    }
+
+    #[test]
+    fn the_least_score_is_held_to_the_score_as_it_is_returned() {
+        let ranked = |more: &str, logits: &[f32], activation| {
+            let json = format!(r#"{{"query":"q","documents":["a","b","c"],{more}}}"#);
+            rank(request(&json), logits, activation)
+                .iter()
+                .map(|ranking| ranking.index)
+                .collect::<Vec<_>>()
+        };
+        // sigmoid(0.0) = 0.5: a score that is the least itself stays.
+        let logits = [-1.0, 0.0, 2.0];
+        assert_eq!(ranked(r#""min_score":0.5"#, &logits, ScoreActivation::Sigmoid), [2, 1]);
+        assert_eq!(
+            ranked(
+                r#""min_score":0.5,"raw_scores":true"#,
+                &logits,
+                ScoreActivation::Sigmoid
+            ),
+            [2]
+        );
+        assert_eq!(
+            ranked(r#""min_score":0.5,"top_k":1"#, &logits, ScoreActivation::Sigmoid),
+            [2]
+        );
+        assert!(ranked(r#""min_score":1.5"#, &logits, ScoreActivation::Sigmoid).is_empty());
+        // A score in single precision, sent back as it was written.
+        assert_eq!(
+            ranked(r#""min_score":0.7"#, &[0.7, 0.69, 0.71], ScoreActivation::Identity),
+            [2, 0]
+        );
     }
 
     #[test]

@@ -126,6 +126,13 @@ impl Rate {
         Duration::from_secs_f64(full.min(1e6)) + self.batch_time(tokens % batch_tokens)
     }
 
+    /// The same, had nobody doubted it.
+    pub fn undoubted_queue_time(&self, tokens: usize, batch_tokens: usize) -> Duration {
+        let batch_tokens = batch_tokens.max(1);
+        let full = (tokens / batch_tokens) as f64 * self.undoubted_time(batch_tokens).as_secs_f64();
+        Duration::from_secs_f64(full.min(1e6)) + self.undoubted_time(tokens % batch_tokens)
+    }
+
     /// The predicted tokens a second of batches of this size; `None` while nothing was measured.
     pub fn tokens_per_second(&self, tokens: usize) -> Option<f64> {
         let seconds = self.seconds_a_token(tokens);

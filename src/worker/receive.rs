@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::WorkerError;
+use super::admit::Queue;
 use super::connection::Link;
 use super::decode::Incoming;
 use super::group::Group;
@@ -14,12 +15,14 @@ use super::reply_subject::ReplySubjects;
 use super::state::{LeaveReason, State};
 use super::status::Status;
 use super::ticket::{Outbox, Place};
-use crate::nats::Backoff;
+use crate::nats::{Backoff, Session, Sessions};
 use crate::protocol::RequestHeaders;
 use crate::telemetry::names;
 
 /// How often a worker whose room has changed looks whether to ask for more.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long the next session may take to begin; it need not be connected by then.
+const SESSION_MAX: Duration = Duration::from_secs(5);
 
 /// Subscriptions that were made since the last round trip are proven by the next one, no more often than this.
 const PROVE_EVERY: Duration = Duration::from_secs(1);
@@ -52,14 +55,18 @@ pub(super) enum Wish {
 
 /// What receiving stands on.
 pub(super) struct Receiver<'a, Space, Joined, Take> {
-    pub(super) client: &'a async_nats::Client,
+    pub(super) sessions: &'a Sessions,
     pub(super) outbox: &'a Outbox,
     pub(super) status: &'a Status,
     pub(super) link: &'a Link,
+    /// A subject that this worker listens to and no other: for the round trips of a new session.
+    pub(super) own_subject: String,
     /// Where answers are sent to.
     pub(super) reply_subjects: &'a ReplySubjects,
     /// What could be taken now.
     pub(super) room: Space,
+    /// What is admitted: told of when the last request has left.
+    pub(super) queue: &'a Queue,
     /// Told once: the first subscription stands, and the server had time to forbid it.
     pub(super) joined: Joined,
     /// Takes what came.
@@ -76,11 +83,12 @@ where
     /// with a place to answer it. Loses nothing that the server has sent already. Moves to another server when this one is
     /// about to stop. What the server refuses is tried again. Returns when `wish` ends.
     pub(super) async fn receive(&self, mut group: Group, mut wish: watch::Receiver<Wish>) -> Result<(), WorkerError> {
+        let mut session = self.sessions.now();
         let mut standing = Standing::new(self.link);
         let mut changes = self.link.changes();
         // Once the server had time to forbid the first subscription.
         let (mut confirmed, mut member) = (false, false);
-        let mut elsewhere = Box::pin(self.link.elsewhere(self.client));
+        let mut elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
         // A round trip that is under way.
         let mut proof = None;
         loop {
@@ -98,7 +106,12 @@ where
             match wished {
                 Wish::In if standing.may_try(now) => {
                     group.end_suspects().await;
-                    group.renew(requests).await.map_err(WorkerError::Subscription)?;
+                    if let Err(error) = group.renew(requests).await {
+                        session = self.next_session(&session, &mut group, error).await?;
+                        elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
+                        (standing, proof) = (Standing::new(self.link), None);
+                        continue;
+                    }
                 }
                 // What was asked for still comes; no more is asked for.
                 Wish::In | Wish::Full => {}
@@ -108,7 +121,7 @@ where
                     } else {
                         LeaveReason::End
                     };
-                    self.leave(&mut group, &mut member, reason).await;
+                    self.leave(&session, &mut group, &mut member, reason).await;
                     if wished == Wish::End {
                         return Ok(());
                     }
@@ -120,8 +133,8 @@ where
                         // The guard is dropped here: it must not be held while waiting.
                         () = async { let _ = wish.wait_for(|&wish| wish != Wish::Off).await; } => {}
                         () = &mut elsewhere => {
-                            self.link.move_on(self.client).await;
-                            elsewhere = Box::pin(self.link.elsewhere(self.client));
+                            self.move_on(&session, &mut wish).await;
+                            elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
                         }
                     }
                     continue;
@@ -129,7 +142,8 @@ where
             };
             if proof.is_none() && group.is_unproven() && standing.may_prove(now) {
                 standing.proof_begins(&mut group, now);
-                proof = Some(Box::pin(self.link.round_trip(self.client)));
+                let client = session.client.clone();
+                proof = Some(Box::pin(async move { self.link.round_trip(&client).await }));
             }
             let awaits_proof = proof.is_none() && group.is_unproven();
             let inside = group.outstanding() != Some(0);
@@ -143,10 +157,10 @@ where
                 biased;
                 _ = wish.changed() => {}
                 () = &mut elsewhere => {
-                    self.leave(&mut group, &mut member, LeaveReason::End).await;
+                    self.leave(&session, &mut group, &mut member, LeaveReason::End).await;
                     self.status.set_state(State::Connecting);
-                    self.link.move_on(self.client).await;
-                    elsewhere = Box::pin(self.link.elsewhere(self.client));
+                    self.move_on(&session, &mut wish).await;
+                    elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
                 }
                 () = async {
                     match proof.as_mut() {
@@ -168,13 +182,23 @@ where
                             return Err(WorkerError::Subscription("nothing can be answered any more".to_owned()));
                         }
                     }
+                    // All subscriptions end at once, with the client library's task.
                     None => {
-                        self.status.left(LeaveReason::End);
                         let closed = "the subscription ended: the connection to NATS is closed";
-                        return Err(WorkerError::Subscription(closed.to_owned()));
+                        session = match self.next_session(&session, &mut group, closed.to_owned()).await {
+                            Ok(session) => session,
+                            Err(error) => {
+                                self.status.left(LeaveReason::End);
+                                return Err(error);
+                            }
+                        };
+                        elsewhere = Box::pin(self.link.elsewhere(session.client.clone()));
+                        (standing, proof) = (Standing::new(self.link), None);
                     }
                 },
                 () = standing.due(now, awaits_proof) => {}
+                // At once: a caller that asks one request after the other is about to send its next.
+                () = self.queue.idle(), if !inside => {}
                 // Room comes back without a message when work is done.
                 () = tokio::time::sleep(LOOK_EVERY), if !(at_rest && inside) && standing.may_try(now) => {}
             }
@@ -207,13 +231,46 @@ where
         }
     }
 
+    /// The session after this one, which has ended: the worker stays what it is, its subscriptions are to be made anew.
+    /// Without one in time, `error` stands.
+    async fn next_session(&self, session: &Session, group: &mut Group, error: String) -> Result<Session, WorkerError> {
+        let next = tokio::time::timeout(SESSION_MAX, self.sessions.after(session.number)).await;
+        let next = next.ok().flatten().ok_or(WorkerError::Subscription(error))?;
+        self.link.prepare(&next.client, self.own_subject.clone()).await;
+        group.begin_on(next.client.clone());
+        Ok(next)
+    }
+
+    /// Moves to another server, unless `wish` ends meanwhile: a stop waits for no server.
+    async fn move_on(&self, session: &Session, wish: &mut watch::Receiver<Wish>) {
+        tokio::select! {
+            () = self.link.move_on(&session.client) => {}
+            // The guard is dropped here: it must not be held while waiting.
+            () = async { let _ = wish.wait_for(|&wish| wish == Wish::End).await; } => {}
+        }
+    }
+
     /// Leaves the group, and passes on what still comes.
-    async fn leave(&self, group: &mut Group, member: &mut bool, reason: LeaveReason) {
+    async fn leave(&self, session: &Session, group: &mut Group, member: &mut bool, reason: LeaveReason) {
         group.leave().await;
         let mut drained = false;
-        let round_trip = async || self.link.round_trip(self.client).await;
-        while let Some(message) = group.next_leaving(&mut drained, round_trip).await {
-            self.pass_on(message).await;
+        let round_trip = async || {
+            // Without a connection nothing is under way.
+            tokio::select! {
+                () = self.link.round_trip(&session.client) => {}
+                () = self.link.away() => {}
+            }
+        };
+        loop {
+            let message = if self.link.is_away(&session.client) {
+                group.next_at_hand().await
+            } else {
+                group.next_leaving(&mut drained, round_trip).await
+            };
+            match message {
+                Some(message) => self.pass_on(message).await,
+                None => break,
+            };
         }
         if std::mem::take(member) {
             self.status.left(reason);
@@ -326,5 +383,90 @@ impl Standing {
             Some(at) => tokio::time::sleep_until(at.into()).await,
             None => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::nats::ConnectPlan;
+    use crate::nats::fake_server::FakeServer;
+    use crate::worker::group::GroupAddress;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    async fn sessions(server: &FakeServer) -> Sessions {
+        let plan = ConnectPlan {
+            retries_max: 0,
+            subscription_capacity: 64,
+            client_capacity: 64,
+        };
+        let sessions = Sessions::connect(&server.settings(), plan, |_| {}).await;
+        sessions.expect("a session")
+    }
+
+    /// Asks until what was asked is taken.
+    async fn ask(caller: &Sessions, body: &'static str, taken: &Mutex<Vec<String>>) {
+        let client = caller.client();
+        let asked = async {
+            while !taken.lock().expect("no panic").iter().any(|one| one == body) {
+                let sent = client.publish_with_reply("score", "_INBOX.x", body.into());
+                sent.await.expect("a publish");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.expect("taken in time");
+    }
+
+    #[tokio::test]
+    async fn a_worker_outlives_the_client_librarys_task() {
+        let server = FakeServer::start().await;
+        let (worker, caller) = (sessions(&server).await, sessions(&server).await);
+        let address = GroupAddress {
+            subject: "score".to_owned(),
+            queue_group: "rerank".to_owned(),
+        };
+        let status = Status::new();
+        let link = Link::new(address.clone(), status.clone());
+        let (outbox, _outgoing) = Outbox::new(64);
+        let taken = Mutex::new(Vec::new());
+        let group = Group::new(worker.client(), address, 64);
+        let limits = crate::worker::QueueLimits {
+            requests_max: 64,
+            pairs_max: 64,
+            bytes_max: 1 << 20,
+        };
+        let queue = Queue::new(limits, Duration::from_secs(1), 0.8);
+        let receiver = Receiver {
+            sessions: &worker,
+            outbox: &outbox,
+            status: &status,
+            link: &link,
+            own_subject: "own".to_owned(),
+            reply_subjects: &ReplySubjects::new("score".to_owned(), "_INBOX.own".to_owned(), Vec::new()),
+            room: || Room {
+                requests: None,
+                at_rest: true,
+            },
+            queue: &queue,
+            joined: || {},
+            take: |incoming: Incoming, _place: Place| {
+                let body = String::from_utf8(incoming.body.to_vec()).expect("text");
+                taken.lock().expect("no panic").push(body);
+            },
+        };
+        let (wish, wished) = watch::channel(Wish::In);
+        let asking = async {
+            ask(&caller, "before", &taken).await;
+            // It ends the library's task, as a panic would.
+            worker.client().drain().await.expect("a drain");
+            ask(&caller, "after", &taken).await;
+            wish.send_replace(Wish::End);
+        };
+        let (served, ()) = tokio::join!(receiver.receive(group, wished), asking);
+        served.expect("a worker that goes on");
+        assert_eq!(worker.now().number, 2);
     }
 }

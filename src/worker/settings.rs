@@ -29,6 +29,8 @@ pub struct WorkerSettings {
     pub enabled: bool,
     /// The JetStream KV bucket of the live switch.
     pub switch_bucket: Option<String>,
+    /// The JetStream domain that the bucket is in, unless it is the one of the servers connected to.
+    pub switch_domain: Option<String>,
     /// When to leave the queue group for fullness, and when to come back.
     pub membership: MembershipPolicy,
     /// A batch that takes longer than this means that the device hangs; `None`: it may take for ever.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::admit::Admitted;
 use super::ticket::Ticket;
-use crate::model::tokenizer::{PairTokenizer, PairTokens, QueryTokens, TokenizeError};
+use crate::model::tokenizer::{PairLimits, PairTokenizer, PairTokens, QueryTokens, TokenizeError};
 use crate::protocol::{Refusal, RefusalKind, RefusalScope, Request};
 use crate::telemetry::traces::{RequestTrace, Stage};
 
@@ -193,8 +193,13 @@ fn tokenize(
     documents: Range<usize>,
 ) -> (Vec<PairTokens>, Option<(usize, TokenizeError)>) {
     let mut pairs = Vec::with_capacity(documents.len());
+    let limits = PairLimits {
+        truncate: request.truncate,
+        document_max: request.max_tokens_per_document,
+        pair_max: request.max_tokens_per_pair,
+    };
     for index in documents {
-        match tokenizer.pair(query, &request.documents[index].text, request.truncate) {
+        match tokenizer.pair_within(query, &request.documents[index].text, limits) {
             Ok(pair) => pairs.push(pair),
             Err(error) => return (pairs, Some((index, error))),
         }

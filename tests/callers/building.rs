@@ -26,6 +26,8 @@ async fn settings_outside_their_range_are_named() {
         (builder().subject("rerank.*"), "subject"),
         (builder().subject(""), "subject"),
         (builder().switch_bucket("a bucket"), "switch_bucket"),
+        (builder().switch_domain("a.b"), "switch_domain"),
+        (builder().switch_domain(""), "switch_domain"),
         (builder().retries_max(3), "retries_max"),
         (builder().split_pairs(0), "split_pairs"),
         (builder().parts_max(0), "parts_max"),

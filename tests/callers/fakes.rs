@@ -56,9 +56,19 @@ impl Drop for Fake {
 impl Fake {
     /// Joins the queue group under `id` and answers as `script` says, all requests side by side.
     pub async fn start(server: &NatsServer, id: &str, script: impl Fn(Asked) -> Act + Send + 'static) -> Fake {
+        Self::start_on(server, DEFAULT_SUBJECT, id, script).await
+    }
+
+    /// The same on another subject.
+    pub async fn start_on(
+        server: &NatsServer,
+        subject: &str,
+        id: &str,
+        script: impl Fn(Asked) -> Act + Send + 'static,
+    ) -> Fake {
         let client = async_nats::connect(&server.url).await.expect("a connection");
         let mut requests = client
-            .queue_subscribe(DEFAULT_SUBJECT, "rerank".to_owned())
+            .queue_subscribe(subject.to_owned(), "rerank".to_owned())
             .await
             .expect("a subscription");
         round_trip(&client).await;
@@ -186,6 +196,7 @@ pub fn right_reply(request: &Request) -> Reply {
     rankings.truncate(request.top_k.unwrap_or(usize::MAX));
     Reply {
         top_k_applied: rankings.len() as u64 != pairs,
+        below_min_score: None,
         rankings,
         model: "scripted".to_owned(),
         usage: Usage {

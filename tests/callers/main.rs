@@ -11,6 +11,7 @@ mod nats_server;
 mod building;
 mod fakes;
 mod frozen;
+mod login;
 mod metrics;
 mod replies;
 mod resilience;

@@ -211,3 +211,33 @@ async fn a_switched_off_reranker_asks_nobody() {
     assert_eq!(reranked.into_items(), ["a 1"]);
     assert_eq!(worker.asked(), 0);
 }
+
+/// JetStream answers a message that a stream has stored, and is faster than any worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_captures_the_subject_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = NatsServer::start_with(&["-js", "-sd", &folder.path().display().to_string()]);
+    let client = async_nats::connect(&server.url).await.expect("a connection");
+    let stream = async_nats::jetstream::stream::Config {
+        name: "EVERYTHING".to_owned(),
+        subjects: vec!["rerank.>".to_owned()],
+        num_replicas: 1,
+        ..Default::default()
+    };
+    let context = async_nats::jetstream::new(client);
+    context.create_stream(stream).await.expect("a stream");
+    // A caller alone: there is nobody to be faster.
+    for encoding in [
+        nats_rerank::protocol::Encoding::Json,
+        nats_rerank::protocol::Encoding::MsgPack,
+    ] {
+        let reranker = builder(&server).budget(LONG).encoding(encoding).connect().await;
+        let reranked = reranker.expect("a reranker").rerank("q", DOCUMENTS, None).await;
+        assert_eq!(reranked.order, Order::Ann(AnnReason::BadReply), "{reranked:?}");
+        let detail = reranked.detail.unwrap_or_default();
+        assert!(
+            detail.contains("`EVERYTHING` captures `rerank.v1.score`"),
+            "{encoding:?}: {detail}"
+        );
+    }
+}

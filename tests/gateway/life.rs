@@ -189,3 +189,37 @@ async fn the_supervisor_is_told_of_start_life_and_stop() {
     ear.hear("STOPPING=1");
     assert_eq!(gateway.end().code(), Some(0), "{}", gateway.log());
 }
+
+/// A token that was changed on the servers alone: nothing that a gateway can do mends it, so whoever watches over it is to act.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_refused_for_good_is_not_alive() {
+    let configuration = |token: &str| format!("authorization {{ token: {token} }}");
+    let server = NatsServer::start_configured(&configuration("first"), &[]);
+    let mut ear = Ear::new();
+    let notify = ear.address();
+    let gateway = Gateway::spawn(
+        &server.url,
+        &["nats.token=first"],
+        &[("NOTIFY_SOCKET", &notify), ("WATCHDOG_USEC", "300000")],
+    );
+    gateway.wait_ready();
+    assert_eq!(gateway.get("/livez").status, 200);
+    server.reload(&configuration("second"));
+    let dead = || {
+        let answer = gateway.get("/livez");
+        (answer.status == 503).then_some(answer.body)
+    };
+    assert!(wait("not alive", dead).contains("refuses the credentials"));
+    assert!(gateway.get("/readyz").body.contains("refuses the credentials"));
+    ear.hear("STATUS=listening, NATS refuses the credentials");
+    // Until it is started anew, it answers as it should without NATS.
+    let answer = gateway.post("/v1/rerank", &body());
+    assert_eq!(
+        (answer.status, answer.header("Rerank-Fallback")),
+        (200, Some("disconnected"))
+    );
+    server.reload(&configuration("first"));
+    wait("alive again", || (gateway.get("/livez").status == 200).then_some(()));
+    gateway.wait_ready();
+    assert!(!gateway.log().contains("first") && !gateway.log().contains("second"));
+}

@@ -9,10 +9,12 @@ mod fakes;
 #[path = "../it/support/mod.rs"]
 mod support;
 
+mod connections;
 mod dialects;
 mod door;
 mod failing;
 mod life;
 mod process;
+mod shapes;
 
 use support::{PATIENCE, http, nats_server, notify, worker};

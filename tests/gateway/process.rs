@@ -1,6 +1,6 @@
 //! A gateway process.
 
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -19,6 +19,28 @@ impl Gateway {
     #[track_caller]
     pub fn spawn(url: &str, sets: &[&str], environment: &[(&str, &str)]) -> Gateway {
         let mut command = program();
+        command.envs(environment.iter().copied());
+        Gateway::spawn_command(command, url, sets)
+    }
+
+    /// Starts a gateway that may have so many files open.
+    #[track_caller]
+    pub fn spawn_with_files(url: &str, files_max: usize) -> Gateway {
+        let program = program();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {files_max} && exec \"$0\" \"$@\"")]);
+        command.arg(program.get_program());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Gateway::spawn_command(command, url, &[])
+    }
+
+    #[track_caller]
+    fn spawn_command(mut command: Command, url: &str, sets: &[&str]) -> Gateway {
         command.args([
             "gateway",
             "--nats-url",
@@ -31,10 +53,7 @@ impl Gateway {
         for set in sets {
             command.args(["--set", set]);
         }
-        let process = Worker::spawn_command({
-            command.envs(environment.iter().copied());
-            command
-        });
+        let process = Worker::spawn_command(command);
         process.wait_for_log("listening for HTTP");
         let log = process.log();
         let line = log
@@ -86,6 +105,10 @@ impl Gateway {
             assert!(found.is_some(), "{pointer} in {stats:#}");
             (found == Some(expected)).then_some(())
         });
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     pub fn signal(&self, name: &str) {

@@ -189,6 +189,7 @@ async fn hold_until(count: usize, hold: Duration, mut requests: async_nats::Subs
         let reply = Reply {
             rankings: (0..request.documents.len()).map(ranking).collect(),
             top_k_applied: false,
+            below_min_score: None,
             model: "held".to_owned(),
             usage: Usage::default(),
             timings_ms: TimingsMs::default(),

@@ -403,8 +403,10 @@ async fn a_cluster_of_three_serves_across_its_routes() {
         });
     }
     let servers: Vec<NatsServer> = sites.iter().map(|site| site.start("cluster.conf")).collect();
-    let routed = |server: &NatsServer| server.monitor("/routez")["num_routes"].as_u64() >= Some(2);
-    until("the routes are there", || servers.iter().all(routed)).await;
+    until("the routes are there", || {
+        servers.iter().all(|server| server.peers() == 2)
+    })
+    .await;
     let bucket = bucket(&sites[1].identity(&servers[1], "ops").await, 3).await;
     let worker = worker(&sites[0], &servers[0]).await;
     let reranker = reranker(&sites[2], &servers[2], "caller").await;

@@ -76,6 +76,7 @@ impl InProcess {
             service_name: "rerank".to_owned(),
             enabled: true,
             switch_bucket: None,
+            switch_domain: None,
             membership: MembershipPolicy {
                 leave_at: None,
                 rejoin_at: 0.5,

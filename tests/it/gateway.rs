@@ -128,12 +128,15 @@ async fn what_a_worker_refuses_for_good_is_an_error_and_a_worker_that_leaves_is_
     );
     let mut named = body.clone();
     named["model"] = "another model".into();
-    let unknown = post("/rerank", &named);
+    for path in ["/rerank", "/v1/rerank"] {
+        assert_eq!(post(path, &named).status, 200, "{path}: any name will do");
+    }
+    let (_strict, strict) = start(&server.url, &["gateway.any_model=false"]);
+    let unknown = http::post(&strict, "/rerank", &json, &named);
     assert_eq!(
         (unknown.status, &unknown.json()["error"]["kind"]),
         (404, &json!("unknown_model"))
     );
-    assert_eq!(post("/v1/rerank", &named).status, 200, "of no account there");
 
     worker.signal("TERM");
     worker.wait();

@@ -111,3 +111,36 @@ async fn many_departures_for_fullness_lose_no_request() {
         seen.nobody.load(Ordering::Relaxed)
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_with_room_for_one_request_answers_one_after_the_other() {
+    let server = NatsServer::start();
+    for requests_max in [1, 2] {
+        let change = |settings: &mut nats_rerank::worker::WorkerSettings| {
+            settings.membership.leave_at = Some(0.8);
+            // Longer than this test may take: being full must not be paid for once nothing is here any more.
+            settings.membership.dwell_min = crate::support::PATIENCE * 2;
+            settings.queue.requests_max = requests_max;
+        };
+        let worker = InProcess::start(&server, change, |pairs| Ok(lengths(pairs))).await;
+        let caller = RawCaller::connect(&server.url).await;
+        let seen = Seen::default();
+        let mut asked = 0;
+        while seen.scored.load(Ordering::Relaxed) < 30 {
+            let nobody = seen.nobody.load(Ordering::Relaxed);
+            ask(&caller, &Request::new("q", ["one", "two"]), &seen).await;
+            asked += 1;
+            assert!(
+                asked < 300,
+                "{} of {asked} were answered",
+                seen.scored.load(Ordering::Relaxed)
+            );
+            if seen.nobody.load(Ordering::Relaxed) > nobody {
+                // The subscription is on its way.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        println!("queue.requests_max = {requests_max}: 30 answered of {asked} asked");
+        worker.stop().await.expect("a clean stop");
+    }
+}

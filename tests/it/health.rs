@@ -131,6 +131,7 @@ async fn a_serving_worker_is_ready_and_measured() {
         "rerank_switched_off 0",
         "rerank_group_joins_total 1",
         "rerank_group_leaves_total{reason=\"full\"} 0",
+        "rerank_engine_wasted_seconds_total 0",
         "rerank_engine_wasted_microseconds_total 0",
         "rerank_out_of_memory_total 0",
         "rerank_queue_tokens 0",
@@ -278,8 +279,30 @@ async fn idle_and_slow_connections_are_bounded_and_health_still_answers() {
     let server = NatsServer::start();
     let worker = Worker::start(&server.url, &reference("bert-small"), &[FREE_PORT]);
     let address = worker.health_address();
-    // As many as there are places, and more: each is closed after its time, so the last is answered.
-    let idle: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    // As many as there are places. The oldest one gives way to the first probe, whose own connection ends with its answer.
+    let idle: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    for path in ["/livez", "/readyz", "/metrics", "/stats"].repeat(5) {
+        assert_eq!(get(&address, path).0, 200);
+    }
+    // So most of the others are still there: nobody waited for them to be closed after their time.
+    let answered = idle.into_iter().skip(1).filter(|mut stream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = String::new();
+        let _ = write!(stream, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+        let _ = stream.read_to_string(&mut answer);
+        answer.starts_with("HTTP/1.1 200")
+    });
+    assert!(answered.count() >= 16);
+    // Three times as many, some with half a request.
+    let idle: Vec<TcpStream> = (0..96)
+        .map(|number| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            if number % 2 == 0 {
+                let _ = write!(stream, "GET /livez HTTP");
+            }
+            stream
+        })
+        .collect();
     assert_eq!(get(&address, "/livez").0, 200);
     drop(idle);
     let long = "x".repeat(64 * 1024);
@@ -320,4 +343,21 @@ async fn an_idle_engine_shows_that_it_is_alive() {
     }
     let (_, stats) = json(&address, "/stats");
     assert_eq!(stats["batch"]["count"], 0, "a heart-beat is no batch");
+}
+
+/// As in a cluster of IPv6 alone: NATS, the health listener, and who asks it. The wildcard takes IPv4 as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv6_is_enough() {
+    let server = NatsServer::start_with(&["-a", "::1"]);
+    assert!(server.url.contains("[::1]"), "{}", server.url);
+    let worker = Worker::start(&server.url, &reference("bert-small"), &["health.listen=[::]:0"]);
+    let caller = RawCaller::connect(&server.url).await;
+    caller.ask(&Request::new("q", ["a"])).await.scored();
+    let address = worker.health_address();
+    let port = address.strip_prefix("[::]:").expect("IPv6's wildcard");
+    for host in ["[::1]", "127.0.0.1"] {
+        assert_eq!(get(&format!("{host}:{port}"), "/livez").0, 200, "{host}");
+    }
+    let asked = healthcheck(&["--url", &format!("http://[::1]:{port}/readyz")]);
+    assert!(asked.status.success(), "{asked:?}");
 }

@@ -15,30 +15,30 @@ use crate::support::nats_server::NatsServer;
 use crate::support::worker::Worker;
 use crate::support::{PATIENCE, reference};
 
-struct Site {
+pub struct Site {
     folder: tempfile::TempDir,
 }
 
 impl Site {
-    fn new() -> Site {
+    pub fn new() -> Site {
         Site {
             folder: tempfile::tempdir().expect("a temporary folder"),
         }
     }
 
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).expect("a file");
         path
     }
 
-    fn server(&self, configuration: &str) -> NatsServer {
+    pub fn server(&self, configuration: &str) -> NatsServer {
         let file = self.write("server.conf", configuration);
         NatsServer::start_with(&["-c", &file.display().to_string()])
     }
 }
 
-fn set(key: &str, value: impl std::fmt::Display) -> String {
+pub fn set(key: &str, value: impl std::fmt::Display) -> String {
     format!("nats.{key}={value}")
 }
 
@@ -131,11 +131,19 @@ async fn nkey() {
 
 /// A JWT as nats-server wants it: claims signed by `issuer`.
 fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: Value) -> String {
+    jwt_until(issuer, subject, name, nats, None)
+}
+
+/// The same, with an end: seconds since 1970.
+fn jwt_until(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: Value, expires: Option<u64>) -> String {
     let mut claims = json!({
         "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject.public_key(), "name": name, "nats": nats,
     });
     // Any unique text does as an id.
     claims["jti"] = json!(BASE32_NOPAD.encode(subject.public_key().as_bytes()));
+    if let Some(expires) = expires {
+        claims["exp"] = json!(expires);
+    }
     let encode = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
     let signed = format!(
         "{}.{}",
@@ -146,42 +154,60 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: Value) -> String {
     format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature))
 }
 
-fn credentials(jwt: &str, seed: &str) -> String {
+pub fn credentials(jwt: &str, seed: &str) -> String {
     format!(
         "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
          -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
     )
 }
 
+/// An operator with one account.
+pub struct Issuer {
+    account: KeyPair,
+    /// What a server needs to know of it.
+    pub configuration: String,
+}
+
+impl Issuer {
+    pub fn new() -> Issuer {
+        let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
+        let limits = json!({
+            "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+        });
+        let operator_jwt = jwt(
+            &operator,
+            &operator,
+            "operator",
+            json!({"type": "operator", "version": 2}),
+        );
+        let account_jwt = jwt(
+            &operator,
+            &account,
+            "account",
+            json!({"type": "account", "version": 2, "limits": limits}),
+        );
+        Issuer {
+            configuration: format!(
+                "operator: {operator_jwt}\nresolver: MEMORY\nresolver_preload: {{ {}: {account_jwt} }}",
+                account.public_key()
+            ),
+            account,
+        }
+    }
+
+    /// A user's JWT, without an end unless one is given, in seconds since 1970.
+    pub fn user(&self, user: &KeyPair, expires: Option<u64>) -> String {
+        let rights = json!({"type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1});
+        jwt_until(&self.account, user, "worker", rights, expires)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_file_with_a_jwt() {
     let site = Site::new();
-    let (operator, account, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
-    let limits = json!({
-        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
-    });
-    let operator_jwt = jwt(
-        &operator,
-        &operator,
-        "operator",
-        json!({"type": "operator", "version": 2}),
-    );
-    let account_jwt = jwt(
-        &operator,
-        &account,
-        "account",
-        json!({"type": "account", "version": 2, "limits": limits}),
-    );
-    let user_jwt = jwt(
-        &account,
-        &user,
-        "worker",
-        json!({"type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1}),
-    );
-    let server = site.server(&format!(
-        "operator: {operator_jwt}\nresolver: MEMORY\nresolver_preload: {{ {}: {account_jwt} }}",
-        account.public_key()
-    ));
+    let (issuer, user) = (Issuer::new(), KeyPair::new_user());
+    let user_jwt = issuer.user(&user, None);
+    let server = site.server(&issuer.configuration);
     let seed = user.seed().expect("a seed");
     let file = site.write("worker.creds", &credentials(&user_jwt, &seed));
     let caller = ConnectionSettings {

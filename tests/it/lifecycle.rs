@@ -194,7 +194,9 @@ async fn the_builtin_model_is_found_from_any_folder_and_understands_english() {
 async fn a_stop_answers_what_was_taken_and_exits_by_signal() {
     for (name, code) in [("TERM", 143), ("INT", 130)] {
         let server = NatsServer::start();
-        let mut worker = Worker::start(&server.url, &reference("bert-small"), &[]);
+        // A budget that a slow machine keeps.
+        let sets = ["limits.default_timeout_ms=60000", "limits.timeout_ms_max=60000"];
+        let mut worker = Worker::start(&server.url, &reference("bert-small"), &sets);
         let caller = RawCaller::connect(&server.url).await;
         let documents: Vec<String> = (0..200)
             .map(|index| format!("document {index} with some words"))

@@ -13,7 +13,7 @@ use nats_rerank::worker::WorkerSettings;
 
 use crate::faults::{InProcess, Script, lengths};
 use crate::support::ledger::{Ending, Load};
-use crate::support::nats_server::{NatsServer, cluster};
+use crate::support::nats_server::{NatsServer, cluster, free_port};
 use crate::support::proxy::Proxy;
 use crate::support::worker::Worker;
 use crate::support::{PATIENCE, RawCaller, reference, until};
@@ -184,7 +184,7 @@ async fn a_server_that_hangs_is_noticed_and_taken_up_again() {
 async fn a_lame_duck_is_left_for_another_server() {
     let mut nodes = cluster(2, "");
     until("the nodes know each other", || {
-        nodes.iter().all(|node| node.monitor("/routez")["num_routes"] == 1)
+        nodes.iter().all(|node| node.peers() == 1)
     })
     .await;
     // The first alone: it tells of the other.
@@ -228,29 +228,127 @@ async fn a_lame_duck_that_is_the_only_server_is_kept_until_it_goes() {
     assert_eq!(worker.metric("rerank_nats_reconnects_total"), 0.0);
 }
 
+/// Nothing is owed, so nothing is waited for: neither an answer of the server nor for the last bytes to leave.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_the_client_library_cannot_read_costs_the_connection_and_no_more() {
+async fn a_stop_without_nats_waits_for_no_server() {
     let server = NatsServer::start();
-    let worker = Worker::start(&server.url, &reference("bert-small"), &[HEALTH]);
-    // Headers that are no UTF-8: the server passes them on as they are.
+    let mut worker = prompt(&server.url);
+    drop(server);
+    until("unready", || !worker.ready()).await;
+    worker.signal("TERM");
+    assert_eq!(worker.wait().code(), Some(143), "{}", worker.log());
+    for waited in ["does not answer in time", "may not have left", "could not be sent"] {
+        assert_eq!(worker.count_log(waited), 0, "{}", worker.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_on_the_way_to_another_server_waits_for_no_server() {
+    let server = NatsServer::start();
+    // The other one that it knows of is not there.
+    let both = format!("{},nats://127.0.0.1:{}", server.url, free_port());
+    let mut worker = prompt(&both);
+    server.signal("USR2");
+    until("left for the other", || server.members(SUBJECT) == 0).await;
+    until("on its way", || !worker.ready()).await;
+    worker.signal("TERM");
+    assert_eq!(worker.wait().code(), Some(143), "{}", worker.log());
+    assert_eq!(
+        worker.count_log("no other NATS server could be reached"),
+        0,
+        "{}",
+        worker.log()
+    );
+    assert_eq!(worker.count_log("moved to another"), 0, "{}", worker.log());
+}
+
+/// What was taken is computed and answered, if the connection is back while its caller waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_without_nats_waits_for_what_is_owed() {
+    let server = NatsServer::start();
+    let network = Proxy::start(server.address()).await;
+    let (release, script) = held();
+    let through = |settings: &mut WorkerSettings| {
+        settings.connection.urls = vec![network.url.clone()];
+        settings.grace = PATIENCE;
+    };
+    let worker = InProcess::start(&server, through, script).await;
+    let caller = RawCaller::connect(&server.url).await;
+    let mut inbox = caller.client.subscribe("_INBOX.owed").await.expect("a subscription");
+    publish(&caller, "_INBOX.owed", &small(), PATIENCE).await;
+    until("it is there", || worker.status.queue_requests() == 1).await;
+    network.cut();
+    until("the worker has noticed", || !worker.status.snapshot().connected).await;
+    let status = worker.status.clone();
+    let stopped = tokio::spawn(worker.stop());
+    until("stopping", || status.state().name() == "stopping").await;
+    release.send(()).expect("an engine that waits");
+    network.heal(server.address());
+    let answer = tokio::time::timeout(PATIENCE, inbox.next())
+        .await
+        .expect("an answer in time");
+    assert!(answer.is_some());
+    stopped.await.expect("the stop").expect("a clean stop");
+    let read = status.snapshot();
+    assert_eq!((read.received, read.scored, read.dropped), (1, 1, 0));
+}
+
+/// A message to the workers as raw bytes, which the server passes on as they are.
+fn send_raw(server: &NatsServer, reply_to: &[u8], headers: Option<&[u8]>) {
     let mut stream = std::net::TcpStream::connect(server.address()).expect("the server");
-    let headers = b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n";
-    let mut message = format!(
-        "CONNECT {{\"headers\":true}}\r\nHPUB {SUBJECT} _INBOX.x {0} {0}\r\n",
-        headers.len()
-    )
-    .into_bytes();
-    message.extend_from_slice(headers);
+    let (verb, length) = match headers {
+        Some(headers) => ("HPUB", format!("{0} {0}", headers.len())),
+        None => ("PUB", "0".to_owned()),
+    };
+    let mut message = format!("CONNECT {{\"headers\":true}}\r\n{verb} {SUBJECT} ").into_bytes();
+    message.extend_from_slice(reply_to);
+    message.extend_from_slice(format!(" {length}\r\n").as_bytes());
+    message.extend_from_slice(headers.unwrap_or_default());
     message.extend_from_slice(b"\r\n");
     stream.write_all(&message).expect("a message");
-    until("thrown out and back", || {
-        worker.metric("rerank_nats_reconnects_total") == 1.0 && worker.ready()
-    })
-    .await;
-    until("one member", || server.members(SUBJECT) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_the_client_library_cannot_read_cost_the_connection_and_no_more() {
+    const CALLERS: usize = 6;
+    let kinds: [(&[u8], Option<&[u8]>); 8] = [
+        // Headers that are no UTF-8.
+        (b"_INBOX.x", Some(b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n")),
+        // A reply subject that is no UTF-8, with headers and without.
+        (b"_INBOX.\xff", Some(b"NATS/1.0\r\nX: y\r\n\r\n")),
+        (b"_INBOX.\xff", None),
+        // One with a white space that separates nothing for the server.
+        (b"_INBOX.a\x0bb", Some(b"NATS/1.0\r\nX: y\r\n\r\n")),
+        // No version, a status that is no number, a line without a colon, a name with a blank.
+        (b"_INBOX.x", Some(b"X: y\r\n\r\n")),
+        (b"_INBOX.x", Some(b"NATS/1.0 abc\r\n\r\n")),
+        (b"_INBOX.x", Some(b"NATS/1.0\r\nno colon\r\n\r\n")),
+        (b"_INBOX.x", Some(b"NATS/1.0\r\na name: y\r\n\r\n")),
+    ];
+    let server = NatsServer::start();
+    let worker = Worker::start(&server.url, &reference("bert-small"), &[HEALTH]);
     let caller = RawCaller::connect(&server.url).await;
-    caller.ask(&small()).await.scored();
-    assert_eq!(worker.metric("rerank_nats_reconnects_total"), 1.0);
+    let load = Load::start(caller.client.clone(), CALLERS, &small(), Duration::from_secs(5)).await;
+    load.pass(60).await;
+    for (sent, (reply_to, headers)) in kinds.iter().enumerate() {
+        send_raw(&server, reply_to, *headers);
+        until("thrown out and back", || {
+            worker.metric("rerank_nats_reconnects_total") == (sent + 1) as f64 && worker.ready()
+        })
+        .await;
+        load.pass(60).await;
+    }
+    let ledger = load.stop().await;
+    println!("{ledger:?}");
+    assert_eq!(ledger.duplicates, 0);
+    // What was on its way in the connection: one request a caller at most, each time. What the worker had taken is answered.
+    let lost = ledger.of(&Ending::TimedOut);
+    assert!(lost <= (CALLERS * kinds.len()) as u64, "{ledger:?}");
+    let ended = ledger.of(&Ending::Scored) + ledger.of(&Ending::NoResponders);
+    assert_eq!(ended + lost, ledger.sent(), "{ledger:?}");
+    assert_eq!(worker.metric("rerank_requests_total{outcome=\"dropped\"}"), 0.0);
+    until("one member", || server.members(SUBJECT) == 1).await;
+    assert_eq!(worker.metric("rerank_nats_reconnects_total"), kinds.len() as f64);
 }
 
 /// Sends `count` requests at once and collects what comes back by inbox, until nothing has come for a while.
@@ -308,7 +406,10 @@ async fn a_worker_that_the_server_throws_out_as_too_slow_comes_back() {
         let caller = caller.clone();
         async move { flood(&caller, 60, body.to_string().into_bytes()).await }
     });
-    until("thrown out", || server.monitor("/varz")["slow_consumers"] == 1).await;
+    until("thrown out", || {
+        server.monitor("/varz")["slow_consumers"].as_u64() >= Some(1)
+    })
+    .await;
     worker.signal("CONT");
     until("back", || {
         worker.metric("rerank_nats_reconnects_total") == 1.0 && worker.ready()

@@ -77,7 +77,9 @@ async fn without_discovery_a_worker_serves_and_says_so_once() {
 async fn a_worker_that_may_not_answer_says_so_and_counts() {
     const SENT: usize = 40;
     let server = NatsServer::start_configured(&configuration("\"rerank.v1.score rerank\", \"$SRV.>\"", ""), &[]);
-    let worker = Worker::start(&server.url, &reference("bert-small"), &USER);
+    // All of them are taken, however slow the machine is.
+    let sets = [USER.as_slice(), &["queue.leave_at_percent=0"]].concat();
+    let worker = Worker::start(&server.url, &reference("bert-small"), &sets);
     let caller = caller(&server).await;
     let request = Request::new("q", ["a", "b"]);
     let asked = futures_util::future::join_all((0..SENT).map(|_| {

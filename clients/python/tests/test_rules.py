@@ -121,7 +121,7 @@ def test_what_was_asked_before_the_circuit_opened_does_not_count_behind() -> Non
 
 def test_a_list_that_fits_is_one_request() -> None:
     (part,) = split("käse", ['a "b"', "\ud800"], 1, {"raw_scores": True}, 1 << 20, 8)
-    assert json.loads(part.body) == {"query": "käse", "raw_scores": True, "top_k": 1, "documents": ['a "b"', "?"]}
+    assert json.loads(part.body) == {"query": "käse", "raw_scores": True, "top_k": 1, "documents": ['a "b"', "\ufffd"]}
     assert (part.first, part.count, part.rankings) == (0, 2, 1)
 
 
@@ -217,3 +217,10 @@ def test_refusals(code: str, body: Any, kind: str) -> None:
     reply = open_reply({"nats-service-error-code": code}, written, PART)
     assert isinstance(reply, Missing)
     assert (reply.reason, reply.kind) == ("refused", kind)
+
+
+def test_a_stream_that_captures_the_subject_is_named() -> None:
+    reply = open_reply(None, b'{"stream":"EVERYTHING","seq":7}', PART)
+    assert isinstance(reply, Missing)
+    assert reply.reason == "bad_reply"
+    assert "`EVERYTHING` captures the subject" in (reply.detail or "")

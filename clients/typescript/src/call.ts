@@ -25,6 +25,7 @@ export class Call<T> {
   /** Whether a failure is held against the fleet. */
   counts = true;
   rawScores = false;
+  minScore: number | undefined;
   parts: Part[] = [];
   outcomes: (Outcome | undefined)[] = [];
 
@@ -45,7 +46,7 @@ export class Call<T> {
   /** The first `topK` items as they came. */
   ann({ reason, kind, detail }: Missing): Reranked<T> {
     const items = this.items.slice(0, this.topK).map((item, index) => ({ item, index, score: undefined }));
-    return { items, order: "ann", reason, kind, detail, workers: [], elapsedMs: this.elapsedMs };
+    return { items, order: "ann", reason, kind, detail, workers: [], belowMinScore: 0, elapsedMs: this.elapsedMs };
   }
 }
 
@@ -132,12 +133,16 @@ export function merge<T>(call: Call<T>, outcomes: readonly Outcome[]): Reranked<
     ranked.sort(([, a], [, b]) => b - a);
   }
   const { model, activation } = JSON.parse(chosen) as Family;
+  const best = ranked.slice(0, call.topK).map(([place, logit]) => [place, activated(activation, logit)] as const);
+  // Worked out here, so that workers of before `min_score` do.
+  const kept = best.filter(([, score]) => call.minScore === undefined || score >= call.minScore);
+  const belowMinScore = best.length - kept.length;
   const places: (readonly [number, number | undefined])[] = [
-    ...ranked.map(([place, logit]) => [place, activated(activation, logit)] as const),
+    ...kept,
     ...unscored.map((place) => [place, undefined] as const),
   ];
   const items = places
-    .slice(0, call.topK)
+    .slice(0, call.topK === undefined ? undefined : call.topK - belowMinScore)
     .map(([index, score]): Ranked<T> => ({ item: call.items[index] as T, index, score }));
   return {
     items,
@@ -146,6 +151,7 @@ export function merge<T>(call: Call<T>, outcomes: readonly Outcome[]): Reranked<
     partial: first && { unscored: unscored.length, reason: first.reason, kind: first.kind },
     model,
     workers: [...workers],
+    belowMinScore,
     elapsedMs: call.elapsedMs,
   };
 }

@@ -26,6 +26,8 @@ export interface CallOptions<T> {
   readonly rawScores?: boolean;
   readonly truncate?: boolean;
   readonly model?: string;
+  /** Leaves out items with a lower score, as it is returned; those without a score stay. */
+  readonly minScore?: number;
 }
 
 /** How a reranker connects. */
@@ -147,6 +149,10 @@ export class Reranker {
 
   /** What the call comes to without asking; undefined if it is worth asking for, its requests written. */
   #begin<T>(call: Call<T>, query: string, options: CallOptions<T>): Reranked<T> | undefined {
+    if (options.minScore !== undefined && !Number.isFinite(options.minScore)) {
+      return call.ann({ reason: "refused", kind: "invalid_request", detail: "`minScore`: expected a number" });
+    }
+    call.minScore = options.minScore;
     if (!this.#switch.enabled) {
       return call.ann({ reason: "switched_off" });
     }
@@ -161,7 +167,7 @@ export class Reranker {
     call.deadline = call.began + Math.min(budgetMs, BUDGET_MS_MAX);
     if (call.items.length === 0 || call.topK === 0) {
       // Nothing to put in order is in order.
-      return { items: [], order: "model", workers: [], elapsedMs: call.elapsedMs };
+      return { items: [], order: "model", workers: [], belowMinScore: 0, elapsedMs: call.elapsedMs };
     }
     call.counts = budgetMs >= this.#settings.budgetMs / 2;
     const texts = textsOf(call.items, query, options);

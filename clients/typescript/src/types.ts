@@ -54,6 +54,8 @@ export interface Reranked<T> {
   readonly model?: string | undefined;
   /** The ids of the workers that gave the scores, each once. */
   readonly workers: readonly string[];
+  /** How many of the best `topK` are not among `items`, for a score below the call's `minScore`. */
+  readonly belowMinScore: number;
   /** The time that the call took in all. */
   readonly elapsedMs: number;
 }

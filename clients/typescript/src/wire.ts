@@ -13,6 +13,7 @@ const ACTIVATION = "rerank-activation";
 export const HEADERS_BYTES_MAX = 256;
 const DETAIL_CHARS_MAX = 300;
 const WORKER_CHARS_MAX = 100;
+const STREAM_CHARS_MAX = 100;
 const MODEL_CHARS_MAX = 200;
 
 const CODES: ReadonlyMap<RefusalKind, number> = new Map([
@@ -120,6 +121,14 @@ export function openReply(headers: Iterable<[string, readonly string[]]>, body: 
   const reply = object(parsed(body));
   if (reply === undefined) {
     return badReply("the reply is not a JSON object");
+  }
+  const { stream, seq } = reply;
+  // No worker's reply is without headers: JetStream answers what a stream has stored.
+  if (lower.size === 0 && typeof stream === "string" && typeof seq === "number") {
+    return badReply(
+      `the JetStream stream \`${printable(stream, STREAM_CHARS_MAX)}\` captures the subject and acknowledged the request ` +
+        "before a worker could answer: take the subject out of the stream's subjects",
+    );
   }
   const rankings = readRankings(reply["rankings"], part);
   if (typeof rankings === "string") {

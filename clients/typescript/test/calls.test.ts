@@ -67,6 +67,18 @@ test("the caller's own items come back best first", async () => {
   assert.deepEqual(responder.requests[0], { query: "q", top_k: 2, documents: DOCUMENTS });
 });
 
+test("the least score leaves out what is below", async () => {
+  const reranker = await client();
+  const answer = await reranker.rerank("q", DOCUMENTS, 2, { minScore: 2.5 });
+  assert.deepEqual(
+    answer.items.map(({ index, score }) => [index, score]),
+    [[2, 3]],
+  );
+  assert.deepEqual([answer.belowMinScore, answer.order], [1, "model"]);
+  assert.equal((await reranker.rerank("q", DOCUMENTS, undefined, { minScore: 9 })).belowMinScore, 3);
+  assert.equal((await reranker.rerank("q", DOCUMENTS, undefined, { minScore: NaN })).kind, "invalid_request");
+});
+
 test("the remaining budget and the options are sent", async () => {
   const reranker = await client({ rawScores: true, model: "m" });
   await reranker.rerank("q", DOCUMENTS, undefined, { budgetMs: 20_000 });

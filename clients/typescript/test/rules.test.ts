@@ -238,3 +238,9 @@ test("refusals", () => {
     assert.deepEqual([reply.reason, reply.kind], ["refused", kind]);
   }
 });
+
+test("a stream that captures the subject is named", () => {
+  const reply = openReply([], Buffer.from('{"stream":"EVERYTHING","seq":7}'), PART) as Missing;
+  assert.equal(reply.reason, "bad_reply");
+  assert.match(reply.detail ?? "", /`EVERYTHING` captures the subject/);
+});

@@ -157,7 +157,7 @@ def stop_and_settings(deployment: dict, documents: list[dict], program: Path, de
     # The port that is listened on, opened and probed is one; so is the default, which docs and dashboards name.
     address, port = values[LISTEN[kind]].rsplit(":", 1)
     opened = [str(entry["containerPort"]) for entry in container["ports"]]
-    if address not in ("0.0.0.0", "[::]"):
+    if address != "[::]":
         found.append(f"{LISTEN[kind]} = {address}:{port} is out of the kubelet's reach")
     if opened != [port] or defaults[LISTEN[kind]].rsplit(":", 1)[1] != port:
         found.append(f"listens on {port}, opens {opened}, and the default is {defaults[LISTEN[kind]]}")

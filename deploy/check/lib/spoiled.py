@@ -57,8 +57,8 @@ SPOILED: dict[str, Callable[[dict], object]] = {
     "a variable that is no setting": lambda o: container(o)["env"].append({"name": "RERANK_MODEL__IDD", "value": "x"}),
     "a profile that does not exist": lambda o: container(o)["args"].__setitem__(2, "big"),
     "a longer grace than the pod is given": edit("grace_ms = 20000", "grace_ms = 30000"),
-    "a health listener on loopback": edit("0.0.0.0:9464", "127.0.0.1:9464"),
-    "another port in the settings than in the pod": edit("0.0.0.0:9464", "0.0.0.0:9465"),
+    "a health listener on loopback": edit("[::]:9464", "127.0.0.1:9464"),
+    "another port in the settings than in the pod": edit("[::]:9464", "[::]:9465"),
     "a probe of a port that is not there": lambda o: container(o)["livenessProbe"]["httpGet"].update(port="http"),
     "a liveness probe that asks for readiness": lambda o: container(o)["livenessProbe"]["httpGet"].update(path="/readyz"),
     "credentials where no Secret is mounted": edit("/etc/nats-rerank/nats/nats.nk", "/etc/nats/nats.nk"),
@@ -79,7 +79,7 @@ SPOILED: dict[str, Callable[[dict], object]] = {
     "a Service to a port that is not there": lambda o: o["Service", "nats-rerank-gateway"]["spec"]["ports"][0].update(targetPort="https"),
     "an autoscaler of something else": lambda o: o[SCALED]["spec"]["scaleTargetRef"].update(name="worker"),
     "scaling to zero": lambda o: o[SCALED]["spec"].update(minReplicaCount=0),
-    "a metric that does not exist": query("rerank_engine_busy_microseconds_total", "rerank_engine_busy_seconds_total"),
+    "a metric that does not exist": query("rerank_engine_busy_seconds_total", "rerank_engine_busy_hours_total"),
     "a label that does not exist": query('kind="overloaded"', 'reason="overloaded"'),
     "a label value that never comes": query('stage="queue"', 'stage="wait"'),
     "a query over every namespace": query('{namespace="rerank"}', ""),
@@ -91,7 +91,7 @@ SPOILED_QUERIES: dict[str, Callable[[dict], object]] = {
     "any share of refusals will do": query("> bool 0.01 *", "> bool 0.1 *"),
     "one full worker is enough": query("> bool 0.5)", "> bool 0.2)"),
     "a quantile without a stand-in": query('or sum(rerank_group_member{namespace="rerank"}) * 0', ""),
-    "microseconds taken for seconds": query("/ 1e6", "/ 1e3"),
+    "microseconds taken for seconds": query("rerank_engine_busy_seconds_total", "rerank_engine_busy_microseconds_total"),
 }
 
 # What only the operators' types can notice.

@@ -169,6 +169,7 @@ mod tests {
                     })
                     .into(),
                 top_k_applied: false,
+                below_min_score: None,
                 model: "builtin".into(),
                 usage: Usage {
                     pairs: 4,

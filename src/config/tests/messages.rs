@@ -143,6 +143,96 @@ fn a_wrong_type_is_told_with_its_value() {
 }
 
 #[test]
+fn a_date_is_no_text() {
+    let text = "[model]\nrevision = 2026-01-31\naliases = [\"a\", 07:32:00]\nmax_length = 2026-01-31\n[nats]\ntoken = 1979-05-27T07:32:00Z\n";
+    let (_kept, path) = file(text);
+    let found = problems(&Sources {
+        file: Some(path.clone()),
+        ..Sources::default()
+    });
+    let place = format!("(file {})", path.display());
+    for expected in [
+        format!(
+            "model.revision = 2026-01-31: expects a branch, tag or commit; 2026-01-31 is a date or a time in TOML, as a text it \
+             is written \"2026-01-31\" {place}"
+        ),
+        "model.aliases = 07:32:00: expects a list".to_owned(),
+        "model.max_length = 2026-01-31: expects 8 to 65536 tokens".to_owned(),
+        format!("in TOML: put it in quotes {place}"),
+    ] {
+        assert!(
+            found.iter().any(|problem| problem.contains(&expected)),
+            "{expected} in {found:?}"
+        );
+    }
+    assert_eq!(found.len(), 4, "{found:?}");
+    assert!(!found.join("").contains("1979"), "it was meant as a secret");
+    let (_kept, path) = file("[model]\nrevision = \"2026-01-31\"\n");
+    config(&Sources {
+        file: Some(path),
+        ..Sources::default()
+    });
+}
+
+#[test]
+fn a_slip_in_the_log_level_is_answered_with_its_neighbour() {
+    assert_eq!(
+        only_problem(&with_set(&[("log.level", "inf")])),
+        "log.level = \"inf\": expects a filter such as `info` or `info,nats_rerank=debug`; `inf` is no level, did you mean \
+         `info`? (a target is written `inf=info`) (flag --set)"
+    );
+    assert_eq!(
+        config(&with_set(&[("log.level", "info,nats_rerank=debug")])).log.level,
+        "info,nats_rerank=debug"
+    );
+}
+
+#[test]
+fn ports_are_checked_wherever_one_stands() {
+    for (key, value) in [
+        ("health.listen", "127.0.0.1:99999"),
+        ("gateway.listen", "[::1]:65536"),
+        ("nats.url", "nats://db:4222,nats://ann:hunter2@db:70000"),
+        ("model.hub_endpoint", "https://hub.example:70000/mirror"),
+        ("traces.otlp_endpoint", "http://collector:70000"),
+        ("gateway.cors_origins", "https://shop.example:70000"),
+    ] {
+        let problem = problems(&with_set(&[(key, value)])).remove(0);
+        assert!(
+            problem.starts_with(&format!("{key} = ")) && problem.contains(" is above 65535"),
+            "{problem}"
+        );
+        assert!(!problem.contains("hunter2"), "{problem}");
+    }
+    for (key, value) in [("nats.url", "nats://db:0"), ("model.hub_endpoint", "http://hub:0")] {
+        let problem = only_problem(&with_set(&[(key, value)]));
+        assert!(
+            problem.contains("port 0 is none that a server can be reached at"),
+            "{problem}"
+        );
+    }
+    config(&with_set(&[
+        ("health.listen", "127.0.0.1:0"),
+        ("gateway.listen", "127.0.0.1:0"),
+    ]));
+}
+
+#[test]
+fn origins_are_kept_as_browsers_send_them() {
+    let origins = |text: &str| {
+        config(&with_set(&[("gateway.cors_origins", text)]))
+            .gateway
+            .cors_origins
+    };
+    assert_eq!(
+        origins("HTTPS://Shop.Example:443/, http://bücher.example:3000"),
+        ["https://shop.example", "http://xn--bcher-kva.example:3000"]
+    );
+    let problem = only_problem(&with_set(&[("gateway.cors_origins", "https://*.shop.example")]));
+    assert!(problem.contains("an origin is one host"), "{problem}");
+}
+
+#[test]
 fn texts_have_forms() {
     for (key, wrong) in [
         ("nats.url", "http://127.0.0.1"),

@@ -15,6 +15,7 @@ use super::{Begun, Engine, EngineError, EngineInfo};
 use crate::choices::{DeviceChoice, KernelsChoice, PrecisionChoice};
 use crate::model::ModelError;
 use crate::model::files::Checkpoint;
+use crate::model::sound;
 use crate::model::spec::ModelSpec;
 use crate::model::tokenizer::PairTokens;
 use crate::model::weights::Weights;
@@ -155,12 +156,15 @@ impl ModelEngine {
     /// Loads `checkpoint` onto the device and warms it up, on the thread that will keep the engine.
     ///
     /// # Errors
-    /// A device that is not there, a tensor that is missing or misshapen, or a failed warm-up.
+    /// A device that is not there, a size in config.json that is not that of the weights, a tensor that is missing, misshapen or
+    /// not finite, or a failed warm-up.
     pub fn load(checkpoint: &Checkpoint, settings: &EngineSettings) -> Result<ModelEngine, ModelError> {
         let started = Instant::now();
         let device = choose_device(settings.device, &settings.cuda_library)?;
         let mut precision = choose_precision(settings.precision, device, settings.kernels);
         let weights = Weights::open(checkpoint)?;
+        // Before anything is allocated by what config.json says.
+        sound::check(checkpoint, &weights)?;
         let spec = &checkpoint.spec;
         let mut forward = Forward::load(spec, &weights, device, precision, settings);
         let refused = matches!(forward, Err(ModelError::Device { .. }));

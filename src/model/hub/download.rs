@@ -11,6 +11,9 @@ use tracing::{debug, warn};
 use ureq::http::StatusCode;
 
 use super::super::error::{HubFailure, ModelError};
+use super::super::files::TOKENIZER;
+use super::super::object::JSON_BYTES_MAX;
+use super::super::tokenizer::TOKENIZER_BYTES_MAX;
 use super::cache::{RepoCache, create_parent, temporary_beside};
 use super::http::{Client, Refusal, RemoteFile};
 use super::progress::{FileProgress, Progress};
@@ -18,9 +21,28 @@ use super::progress::{FileProgress, Progress};
 const CHUNK_BYTES: usize = 1 << 18;
 /// An attempt that brought the file so much further does not use up a repeat: a large file over a poor line gets there.
 const PROGRESS_BYTES: u64 = 4 << 20;
+/// Bytes of a file of weights whose size nobody has told: no reranker has as many.
+const UNTOLD_WEIGHTS_BYTES_MAX: u64 = 64 << 30;
 const LOCK_POLL: Duration = Duration::from_millis(100);
 /// How often another process's download is looked at, without any growth, until we download by ourselves.
 const LOCK_POLLS_MAX: u32 = 600;
+
+/// Bytes that a file may have at most. A file of JSON is read whole once it is here, so no server may make it longer than that
+/// reader takes, whatever size it names; weights may have any size that was told beforehand.
+fn bytes_max(file: &str, size_bytes: Option<u64>) -> u64 {
+    match (file, size_bytes) {
+        (TOKENIZER, _) => TOKENIZER_BYTES_MAX,
+        (file, _) if file.ends_with(".json") => JSON_BYTES_MAX,
+        (_, Some(size_bytes)) => size_bytes,
+        (_, None) => UNTOLD_WEIGHTS_BYTES_MAX,
+    }
+}
+
+fn too_large(file: &str, bytes_max: u64) -> HubFailure {
+    HubFailure::Protocol {
+        reason: format!("it has more bytes than the {bytes_max} that {file} may have"),
+    }
+}
 
 /// What ended a download.
 #[derive(Debug)]
@@ -67,6 +89,10 @@ pub(super) fn download(
     progress: &Progress,
 ) -> Result<(), Failure> {
     let blob = cache.blob(&remote.etag);
+    let bytes_max = bytes_max(file, remote.size_bytes);
+    if remote.size_bytes.is_some_and(|size| size > bytes_max) {
+        return Err(Failure::Hub(too_large(file, bytes_max)));
+    }
     create_parent(&blob)?;
     let mut shown = progress.begin(file, remote.size_bytes);
     let Some(part) = claim(&blob, &cache.lock(&remote.etag), &shown)? else {
@@ -247,7 +273,8 @@ fn fill(
             0
         }
     };
-    let announced = response.body().content_length().map(|rest| at + rest);
+    let bytes_max = bytes_max(file, remote.size_bytes);
+    let announced = response.body().content_length().map(|rest| at.saturating_add(rest));
     part.seek(SeekFrom::Start(at))?;
     let mut reader = response.into_body().into_reader();
     let mut chunk = vec![0; CHUNK_BYTES];
@@ -264,6 +291,10 @@ fn fill(
             }
         };
         at += read as u64;
+        if remote.size_bytes.is_none() && at > bytes_max {
+            part.set_len(0)?;
+            return Err(too_large(file, bytes_max).into());
+        }
         if remote.size_bytes.is_some_and(|size| at > size) {
             part.set_len(0)?;
             return Err(HubFailure::Corrupt {

@@ -8,12 +8,12 @@ use ureq::{Agent, Body};
 use url::Url;
 
 use super::super::error::{HubFailure, ModelError};
+use super::redirects::{Way, redirect};
 use crate::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that sends nothing for so long has stalled; the download itself may take as long as it takes.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-const REDIRECTS_MAX: usize = 10;
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// What the hub says about a file.
@@ -130,19 +130,19 @@ impl Client {
     }
 
     fn look_at(&self, revision: &str, file: &str) -> Result<RemoteFile, Refusal> {
-        let mut url = self.url(revision, file)?;
+        let mut way = Way::new(self.url(revision, file)?);
         let (mut commit, mut etag, mut size_bytes) = (None, None, None);
-        for _ in 0..=REDIRECTS_MAX {
-            let response = self.send("HEAD", &url, None)?;
+        loop {
+            let response = self.send("HEAD", way.at(), None)?;
             let headers = response.headers();
             commit = text(headers, "x-repo-commit").or(commit);
             // A large file's own hash and size come with the redirect to its storage, whose answer has others.
             etag = text(headers, "x-linked-etag").or(etag);
             size_bytes = number(headers, "x-linked-size").or(size_bytes);
-            if let Some((location, relative)) = redirect(&url, &response)? {
+            if let Some((location, relative)) = redirect(way.at(), &response)? {
                 let known = commit.is_some() && (etag.is_some() || headers.contains_key(header::ETAG));
                 if relative || !known {
-                    url = location;
+                    way.on(location)?;
                     continue;
                 }
                 etag = etag.or_else(|| text(headers, "etag"));
@@ -173,11 +173,11 @@ impl Client {
     /// Opens a file for reading, from byte `start` on if the server can: 206 if it does, 200 if it begins at the beginning,
     /// 416 if there is nothing from there on.
     pub(super) fn open(&self, commit: &str, file: &str, start: u64) -> Result<Response<Body>, Refusal> {
-        let mut url = self.url(commit, file)?;
-        for _ in 0..=REDIRECTS_MAX {
-            let response = self.send("GET", &url, (start > 0).then_some(start))?;
-            if let Some((location, _)) = redirect(&url, &response)? {
-                url = location;
+        let mut way = Way::new(self.url(commit, file)?);
+        loop {
+            let response = self.send("GET", way.at(), (start > 0).then_some(start))?;
+            if let Some((location, _)) = redirect(way.at(), &response)? {
+                way.on(location)?;
                 continue;
             }
             if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
@@ -185,10 +185,6 @@ impl Client {
             }
             return Ok(response);
         }
-        Err(HubFailure::Protocol {
-            reason: format!("{}: more than {REDIRECTS_MAX} redirects", self.endpoint_shown),
-        }
-        .into())
     }
 
     fn url(&self, revision: &str, file: &str) -> Result<Url, HubFailure> {
@@ -264,7 +260,7 @@ impl Client {
             }
             status => HubFailure::Status { endpoint, status },
         };
-        let retry_after = number(response.headers(), "retry-after").map(Duration::from_secs);
+        let retry_after = retry_after(response.headers());
         Err(Refusal { failure, retry_after })
     }
 
@@ -288,6 +284,20 @@ impl Client {
     }
 }
 
+/// How long the server wants us to wait (RFC 9110): seconds, or a date, which is compared with the server's own clock where it
+/// shows it. A date that is past means no wait. `None`: it says nothing that can be read.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = text(headers, "retry-after")?;
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than a number has: longer than any bound.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(&value).ok()?;
+    let now = text(headers, "date").and_then(|now| httpdate::parse_http_date(&now).ok());
+    let now = now.unwrap_or_else(SystemTime::now);
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
 fn agent() -> Agent {
     let mut config = Agent::config_builder()
         .http_status_as_error(false)
@@ -303,31 +313,7 @@ fn agent() -> Agent {
     config.build().into()
 }
 
-/// Where a redirect leads, and whether it stays with the server by being relative.
-fn redirect(from: &Url, response: &Response<Body>) -> Result<Option<(Url, bool)>, HubFailure> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return Ok(None);
-    }
-    let host = from.host_str().unwrap_or_default();
-    let odd = |reason: &str| HubFailure::Protocol {
-        reason: format!("{host} redirects {reason}"),
-    };
-    let location = text(response.headers(), "location").ok_or_else(|| odd("to nowhere"))?;
-    let relative =
-        matches!(Url::parse(&location), Err(url::ParseError::RelativeUrlWithoutBase)) && !location.starts_with("//");
-    let target = from
-        .join(&location)
-        .map_err(|_| odd("to something that is no address"))?;
-    match target.scheme() {
-        "https" => {}
-        // Never from a safe connection to one that anyone may change.
-        "http" if from.scheme() == "http" => {}
-        _ => return Err(odd("to an address that is not https")),
-    }
-    Ok(Some((target, relative)))
-}
-
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(|value| value.trim().to_owned())
 }
 
@@ -342,4 +328,47 @@ fn plain_etag(etag: &str) -> Option<String> {
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     (plain && !etag.is_empty() && etag.len() <= 200 && !etag.starts_with('.')).then(|| etag.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|&(name, value)| (ureq::http::HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn retry_after_is_read_in_every_form_of_the_rfc() {
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for (value, seconds) in [
+            ("0", Some(0)),
+            ("120", Some(120)),
+            (" 7 ", Some(7)),
+            // The three forms that a date may have, ten seconds later than the server's clock.
+            ("Sun, 06 Nov 1994 08:49:47 GMT", Some(10)),
+            ("Sunday, 06-Nov-94 08:49:47 GMT", Some(10)),
+            ("Sun Nov  6 08:49:47 1994", Some(10)),
+            ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
+            ("99999999999999999999999", Some(u64::MAX)),
+            ("-5", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let found = retry_after(&headers(&[("retry-after", value), ("date", date)]));
+            assert_eq!(found, seconds.map(Duration::from_secs), "{value:?}");
+        }
+        // Without the server's clock, by ours.
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600));
+        let found = retry_after(&headers(&[("retry-after", &soon)])).unwrap();
+        assert!(
+            (Duration::from_secs(3500)..=Duration::from_secs(3600)).contains(&found),
+            "{found:?}"
+        );
+        assert_eq!(retry_after(&headers(&[])), None);
+    }
 }

@@ -34,6 +34,12 @@ enum Redirect {
     Relative,
     /// To another server, as large files are.
     Storage,
+    /// To itself, over another address.
+    Circle,
+    /// The same, when a file is downloaded.
+    CircleOfDownloads,
+    /// To ever another address.
+    Endless,
 }
 
 /// What the server has, and how it behaves.
@@ -51,6 +57,8 @@ struct Moods {
     /// Spoil the next downloads of weights.
     spoiled: u32,
     names_commit: bool,
+    /// A file of which no size is told, neither before nor with it: this many bytes come, in chunks.
+    endless: Option<(&'static str, usize)>,
 }
 
 struct Hub {
@@ -85,6 +93,7 @@ impl Hub {
             cuts: VecDeque::new(),
             spoiled: 0,
             names_commit: true,
+            endless: None,
         }));
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
@@ -219,6 +228,19 @@ fn answer(mut stream: TcpStream, moods: &Mutex<Moods>, seen: &Mutex<Vec<Seen>>) 
         String::new()
     };
     match moods.redirect {
+        Redirect::Circle | Redirect::CircleOfDownloads if method == "GET" || moods.redirect == Redirect::Circle => {
+            let to = if place == "/moved" {
+                format!("/{ID}/resolve/{COMMIT}/{name}")
+            } else {
+                format!("/moved/{name}")
+            };
+            let head = format!("{head}{commit}X-Linked-Etag: \"{tag}\"\r\nLocation: {to}\r\nContent-Length: 0\r\n");
+            return finish(&mut stream, 307, &head, b"");
+        }
+        Redirect::Endless => {
+            let head = format!("{head}Location: {path}x\r\nContent-Length: 0\r\n");
+            return finish(&mut stream, 307, &head, b"");
+        }
         Redirect::Relative if place != "/moved" => {
             let head = format!("{head}Location: /moved/{name}\r\nContent-Length: 0\r\n");
             return finish(&mut stream, 307, &head, b"");
@@ -238,6 +260,24 @@ fn answer(mut stream: TcpStream, moods: &Mutex<Moods>, seen: &Mutex<Vec<Seen>>) 
         head.push_str("ETag: \"of-the-storage\"\r\n");
     } else {
         head.push_str(&format!("{commit}ETag: \"{tag}\"\r\n"));
+    }
+    if let Some((_, count)) = moods.endless.filter(|(file, _)| *file == name) {
+        drop(moods);
+        if method == "HEAD" {
+            return finish(&mut stream, 200, &head, b"");
+        }
+        stream.write_all(format!("HTTP/1.1 200 X\r\n{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes())?;
+        let chunk = vec![b' '; 1 << 20];
+        let mut left = count;
+        while left > 0 {
+            let now = left.min(chunk.len());
+            stream.write_all(format!("{now:x}\r\n").as_bytes())?;
+            stream.write_all(&chunk[..now])?;
+            stream.write_all(b"\r\n")?;
+            left -= now;
+        }
+        stream.write_all(b"0\r\n\r\n")?;
+        return stream.flush();
     }
     let start = request.range.as_deref().filter(|_| moods.ranges).and_then(|range| {
         range
@@ -504,6 +544,89 @@ fn redirects_are_followed_and_the_token_stays_with_the_hub() {
 }
 
 #[test]
+fn redirects_in_a_circle_end_by_name() {
+    let (hub, cache) = (Hub::start(), tempfile::tempdir().unwrap());
+    hub.set(|moods| moods.redirect = Redirect::Circle);
+    let circle = failure(fetch_now(&hub.source(cache.path())));
+    assert!(
+        matches!(&circle, HubFailure::Protocol { reason } if reason.contains("in a circle, back to 127.0.0.1/")),
+        "{circle}"
+    );
+    assert!(hub.seen().len() <= 3, "it is noticed at the first turn");
+    // While a file is downloaded, too: the look before it went well.
+    hub.set(|moods| moods.redirect = Redirect::CircleOfDownloads);
+    assert!(
+        failure(fetch_now(&hub.source(cache.path())))
+            .to_string()
+            .contains("in a circle")
+    );
+    assert_eq!(gets(&hub.seen(), CONFIG).len(), 2);
+    assert!(!repo(cache.path()).join("refs/main").exists());
+
+    hub.seen();
+    hub.set(|moods| moods.redirect = Redirect::Endless);
+    let name: &'static str = Box::leak(format!("{CONFIG}{}", "x".repeat(20)).into_boxed_str());
+    hub.set(|moods| {
+        for length in CONFIG.len()..=name.len() {
+            let bytes = moods.files[CONFIG].clone();
+            moods.files.insert(name[..length].to_owned(), bytes);
+        }
+    });
+    let endless = failure(fetch_now(&hub.source(cache.path())));
+    assert!(
+        matches!(&endless, HubFailure::Protocol { reason } if reason.contains("more than 10 times")),
+        "{endless}"
+    );
+    assert_eq!(hub.seen().len(), 11);
+}
+
+#[test]
+fn a_json_file_of_untold_length_is_bounded() {
+    let (hub, cache) = (Hub::start(), tempfile::tempdir().unwrap());
+    let bound = super::super::object::JSON_BYTES_MAX as usize;
+    hub.set(|moods| moods.endless = Some((CONFIG, bound * 4)));
+    let failure = failure(fetch_now(&hub.source(cache.path())));
+    assert!(
+        matches!(&failure, HubFailure::Protocol { reason } if reason.contains(&bound.to_string()) && reason.contains(CONFIG)),
+        "{failure}"
+    );
+    assert!(!failure.is_retryable());
+    assert_eq!(
+        gets(&hub.seen(), CONFIG).len(),
+        1,
+        "what is too long is not asked for again"
+    );
+    let blobs = repo(cache.path()).join("blobs");
+    let left: u64 = fs::read_dir(blobs)
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    assert_eq!(left, 0, "nothing of it is kept");
+}
+
+#[test]
+fn a_date_to_try_again_at_is_waited_for_within_bounds() {
+    let (hub, cache) = (Hub::start(), tempfile::tempdir().unwrap());
+    // By the server's clock: a moment from now, and long ago.
+    hub.set(|moods| {
+        moods.statuses = [
+            (
+                503,
+                "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:38 GMT\r\n",
+            ),
+            (429, "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n"),
+        ]
+        .into();
+    });
+    let began = std::time::Instant::now();
+    fetch_now(&hub.source(cache.path())).unwrap();
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "the first pause in a test is a millisecond otherwise"
+    );
+}
+
+#[test]
 fn a_server_that_is_no_hub_is_told_so() {
     let (hub, cache) = (Hub::start(), tempfile::tempdir().unwrap());
     hub.set(|moods| moods.names_commit = false);
@@ -552,6 +675,38 @@ fn a_warm_cache_outlives_the_hub_and_a_cold_one_says_what_is_missing() {
     assert!(error.contains(WEIGHTS), "{error}");
     let failure = failure(fetch_now(&source));
     assert!(matches!(failure, HubFailure::Connection { .. }), "{failure}");
+}
+
+/// Files where folders would have to be made stand for a read-only mount: tests may run as root, who may write anywhere.
+#[test]
+fn a_cache_that_cannot_be_written_serves_what_it_has_whole_of_a_branch_that_has_moved() {
+    const OLD: &str = "76543210fedcba9876543210fedcba9876543210";
+    let hub = Hub::start();
+    let cache = tempfile::tempdir().unwrap();
+    let source = hub.source(cache.path());
+    fetch_now(&source).unwrap();
+    let repo = repo(cache.path());
+    let (old, new) = (repo.join("snapshots").join(OLD), repo.join("snapshots").join(COMMIT));
+    fs::rename(&new, &old).unwrap();
+    fs::write(repo.join("refs").join("main"), OLD).unwrap();
+    fs::write(&new, "").unwrap();
+    assert_eq!(fetch_now(&source).unwrap().commit, OLD);
+    // A pinned commit is that commit or nothing.
+    let pinned = ModelSource {
+        revision: COMMIT.to_owned(),
+        ..source.clone()
+    };
+    assert!(matches!(fetch_now(&pinned), Err(ModelError::Io { .. })));
+    // Nor is half a snapshot served.
+    fs::rename(old.join(WEIGHTS), old.join("elsewhere")).unwrap();
+    assert!(matches!(fetch_now(&source), Err(ModelError::Io { .. })));
+    fs::rename(old.join("elsewhere"), old.join(WEIGHTS)).unwrap();
+    // The new commit is whole, and only the note of it cannot be written.
+    fs::remove_file(&new).unwrap();
+    fs::rename(&old, &new).unwrap();
+    fs::remove_dir_all(repo.join("refs")).unwrap();
+    fs::write(repo.join("refs"), "").unwrap();
+    assert_eq!(fetch_now(&source).unwrap().commit, COMMIT);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod cache;
 mod download;
 mod http;
 pub mod progress;
+mod redirects;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -120,12 +121,36 @@ impl Session {
             commit,
             progress,
         };
-        let dir = download.run(source.length_max)?;
-        self.cache.set_reference(&download.commit)?;
+        let dir = match download.run(source.length_max) {
+            Ok(dir) => dir,
+            Err(error) => return self.instead(&download.commit, error),
+        };
+        if let Err(error) = self.cache.set_reference(&download.commit) {
+            // The files are there, and that is what counts; only offline mode goes by the note.
+            warn!(model = %self.id, %error, "the cache cannot be written: what the revision stands for is not noted");
+        }
         Ok(Snapshot {
             dir,
             commit: download.commit,
         })
+    }
+
+    /// What is served in place of `commit`, which could not be completed because of `error`: where the cache cannot be written (a
+    /// read-only mount, no room) and the branch has moved, what it holds whole of the branch.
+    fn instead(&self, commit: &str, error: ModelError) -> Result<Snapshot, ModelError> {
+        if !matches!(error, ModelError::Io { .. }) || is_commit(&self.revision) {
+            return Err(error);
+        }
+        match self.cached() {
+            Ok(snapshot) if snapshot.commit != commit => {
+                warn!(
+                    model = %self.id, revision = %self.revision, cached = %snapshot.commit, %commit, %error,
+                    "the revision has moved and the cache cannot be written: the cached commit is used"
+                );
+                Ok(snapshot)
+            }
+            _ => Err(error),
+        }
     }
 
     /// The commit that the revision stands for now. None: the hub is away, and the cache holds an earlier one whole.

@@ -26,8 +26,14 @@ prop_compose! {
         (raw_scores, return_documents, truncate) in any::<(bool, bool, bool)>(),
         timeout_ms in proptest::option::of(f64::MIN_POSITIVE..1e12),
         model in proptest::option::of(any::<String>()),
+        min_score in proptest::option::of(scores()),
+        max_tokens_per_document in proptest::option::of(1_usize..),
+        max_tokens_per_pair in proptest::option::of(1_usize..),
     ) -> Request {
-        Request { query, documents, top_k, raw_scores, return_documents, truncate, timeout_ms, model }
+        Request {
+            query, documents, top_k, raw_scores, return_documents, truncate, timeout_ms, model, min_score,
+            max_tokens_per_document, max_tokens_per_pair,
+        }
     }
 }
 
@@ -52,6 +58,7 @@ prop_compose! {
     fn replies()(
         rankings in vec(rankings(), 0..20),
         top_k_applied in any::<bool>(),
+        below_min_score in proptest::option::of(any::<u64>()),
         model in any::<String>(),
         (pairs, tokens, truncated, cached) in any::<(u64, u64, u64, u64)>(),
         microseconds in vec(0_u64..1 << 40, 4),
@@ -60,6 +67,7 @@ prop_compose! {
         Reply {
             rankings,
             top_k_applied,
+            below_min_score,
             model,
             usage: Usage { pairs, tokens, truncated, cached },
             timings_ms: TimingsMs { queue: ms(0), tokenize: ms(1), infer: ms(2), total: ms(3) },

@@ -274,13 +274,21 @@ fn the_content_type_names_the_encoding() {
 
 #[test]
 fn without_a_content_type_the_first_byte_names_the_encoding() {
-    for body in [&b"{}"[..], b" \t\r\n{", b"[1]", b"nonsense", b"\"x\""] {
+    for body in [&b"{}"[..], b" \t\r\n{", b"[1]", b"nonsense", b"\"x\"", b"\xef\xbb\xbf{"] {
         assert_eq!(Encoding::detect(None, body), Ok(Encoding::Json), "{body:?}");
     }
     for body in [&[0x80][..], &[0x8f, 1], &[0xde, 0, 0], &[0xdf]] {
         assert_eq!(Encoding::detect(None, body), Ok(Encoding::MsgPack), "{body:?}");
     }
-    for body in [&b""[..], b"  \n", &[0x90], &[0xc0], &[0xff], &[0xef, 0xbb, 0xbf, b'{']] {
+    for body in [
+        &b""[..],
+        b"  \n",
+        &[0x90],
+        &[0xc0],
+        &[0xff],
+        &[0xef, 0xbb, b'{'],
+        &[0xef, 0xbb, 0xbf],
+    ] {
         let refusal = Encoding::detect(None, body).expect_err("neither");
         assert_eq!(refusal.kind, RefusalKind::InvalidRequest, "{body:?}");
     }
@@ -476,6 +484,7 @@ fn reply(scores: &[f32]) -> Reply {
             })
             .collect(),
         top_k_applied: false,
+        below_min_score: None,
         model: "m".into(),
         usage: Usage {
             pairs: 24,

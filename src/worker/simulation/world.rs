@@ -161,7 +161,7 @@ impl World {
         let tokens: usize = lengths.iter().map(|&length| length as usize).sum();
         // The estimate before tokenizing is off by up to a fifth.
         let estimate = tokens * self.random.range(80, 120) as usize / 100;
-        self.load.learn_request(budget, estimate);
+        self.load.learn_request(self.now, budget, estimate);
         if self.load.check(self.now, deadline, estimate).is_err() {
             if self.load.is_idle() {
                 self.load.doubt(estimate);
@@ -259,7 +259,13 @@ impl World {
         let mut id = 0;
         loop {
             let device_at = self.device();
-            let inside = self.membership.step(self.now, true, self.load.fullness(self.now));
+            // As the queue has it.
+            let crowding = if self.open.len() <= 1 {
+                0.0
+            } else {
+                self.load.fullness(self.now)
+            };
+            let inside = self.membership.step(self.now, true, self.open.is_empty(), crowding);
             self.totals.departures += usize::from(self.inside && !inside);
             self.inside = inside;
             if inside && self.plan.away {

@@ -153,6 +153,7 @@ pub fn unmoved(request: &Request) -> Vec<u8> {
     let reply = Reply {
         rankings: rankings.collect(),
         top_k_applied: false,
+        below_min_score: None,
         model: "stranger".to_owned(),
         usage: Usage::default(),
         timings_ms: TimingsMs::default(),

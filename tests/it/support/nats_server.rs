@@ -116,6 +116,15 @@ impl NatsServer {
         serde_json::from_str(body).expect("JSON")
     }
 
+    /// Other servers of its cluster that it has routes to. From nats-server 2.10 on there are several routes to each.
+    pub fn peers(&self) -> usize {
+        let page = self.monitor("/routez");
+        let routes = page["routes"].as_array().cloned().unwrap_or_default();
+        let ids: std::collections::BTreeSet<_> =
+            routes.iter().filter_map(|route| route["remote_id"].as_str()).collect();
+        ids.len()
+    }
+
     /// Connections that listen to `subject` now, with however many subscriptions.
     pub fn members(&self, subject: &str) -> usize {
         let page = self.monitor("/connz?subs=1&limit=10000");

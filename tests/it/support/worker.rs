@@ -158,8 +158,12 @@ impl Worker {
             .expect("a number")
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
-        super::signal(self.child.id(), name);
+        super::signal(self.pid(), name);
     }
 
     /// Its exit status, if it has ended.

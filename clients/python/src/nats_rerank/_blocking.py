@@ -75,10 +75,11 @@ class BlockingReranker:
         raw_scores: Optional[bool] = None,
         truncate: Optional[bool] = None,
         model: Optional[str] = None,
+        min_score: Optional[float] = None,
     ) -> Reranked[T]:
         """As `Reranker.rerank`. Must not be called on a thread that runs an event loop: it would block the loop."""
         core = self._core
-        call = core.begin(query, documents, top_k, text, budget_ms, raw_scores, truncate, model)
+        call = core.begin(query, documents, top_k, text, budget_ms, raw_scores, truncate, model, min_score)
         if isinstance(call, Reranked):
             return call
         try:

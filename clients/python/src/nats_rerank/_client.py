@@ -76,17 +76,19 @@ class Reranker:
         raw_scores: Optional[bool] = None,
         truncate: Optional[bool] = None,
         model: Optional[str] = None,
+        min_score: Optional[float] = None,
     ) -> Reranked[T]:
         """The first `top_k` of `documents` in the model's order, or as they came, with the reason; within the budget.
 
         `documents` are in ANN order: strings, mappings with a `text`, or anything that the function `text` gives a text
-        of. The other arguments are as in `Options`, for this call. Nothing is raised but what iterating over
+        of. `min_score` leaves out items with a lower score, as it is returned; those without a score stay. The other
+        arguments are as in `Options`, for this call. Nothing is raised but what iterating over
         `documents` raises, and `CancelledError` when the caller's task is cancelled.
         """
         core = self._core
         if core.loop is None:
             core.loop = asyncio.get_running_loop()
-        call = core.begin(query, documents, top_k, text, budget_ms, raw_scores, truncate, model)
+        call = core.begin(query, documents, top_k, text, budget_ms, raw_scores, truncate, model, min_score)
         if isinstance(call, Reranked):
             return call
         try:

@@ -49,6 +49,7 @@ class Call(Generic[T]):
         self.counts = True
         """Whether a failure is held against the fleet."""
         self.raw_scores = False
+        self.min_score: Optional[float] = None
         self.parts: list[Part] = []
         self.outcomes: dict[int, Union[Scores, Missing]] = {}
         self.tasks: list[asyncio.Future[None]] = []
@@ -107,6 +108,7 @@ class Core:
         raw_scores: Optional[bool],
         truncate: Optional[bool],
         model: Optional[str],
+        min_score: Optional[float] = None,
     ) -> Union[Call[T], Reranked[T]]:
         """A call that is worth asking for, with its requests written; else what it comes to without."""
         began = time.monotonic()
@@ -117,6 +119,11 @@ class Core:
                 call.top_k = None
                 return call.ann(Missing("refused", "invalid_request", "`top_k`: expected a whole number"))
             call.top_k = int(top_k)
+        if min_score is not None:
+            try:
+                call.min_score = float(min_score)
+            except (TypeError, ValueError):
+                return call.ann(Missing("refused", "invalid_request", "`min_score`: expected a number"))
         if self.loop is not None and asyncio.get_running_loop() is not self.loop:
             # Its futures belong to the other loop: a call from here would hang, and disturb those that are made there.
             if not self._warned_of_loop:
@@ -346,14 +353,19 @@ def _merge(call: Call[T], outcomes: list[Union[Scores, Missing]]) -> Reranked[T]
     if len(call.parts) > 1:
         ranked.sort(key=lambda ranking: -ranking[1])
     model, activation = chosen
-    items = [Ranked(call.items[place], place, activated(activation, score)) for place, score in ranked]
+    best = [Ranked(call.items[place], place, activated(activation, score)) for place, score in ranked[: call.top_k]]
+    least = call.min_score
+    # Worked out here, so that workers of before `min_score` do.
+    items = [item for item in best if least is None or item.score is None or item.score >= least]
+    below = len(best) - len(items)
     items += [Ranked(call.items[place], place, None) for place in unscored]
     return Reranked(
-        items if call.top_k is None else items[: call.top_k],
+        items if call.top_k is None else items[: call.top_k - below],
         "model",
         detail=first.detail if first else None,
         partial=Partial(len(unscored), first.reason, first.kind) if first else None,
         model=model,
         workers=tuple(workers),
+        below_min_score=below,
         elapsed_ms=call.elapsed_ms,
     )

@@ -82,6 +82,8 @@ class Reranked(Generic[T]):
     """The model that gave the scores."""
     workers: tuple[str, ...] = ()
     """The ids of the workers that gave the scores, each once."""
+    below_min_score: int = 0
+    """How many of the best `top_k` are not among `items`, for a score below the call's `min_score`."""
     elapsed_ms: float = 0.0
     """The time that the call took in all."""
 

@@ -21,6 +21,7 @@ HEADERS_BYTES_MAX = 256
 """More than the headers of a request take; the server counts them against `max_payload` as well."""
 DETAIL_CHARS_MAX = 300
 WORKER_CHARS_MAX = 100
+STREAM_CHARS_MAX = 100
 MODEL_CHARS_MAX = 200
 
 ACTIVATIONS = ("identity", "sigmoid", "tanh")
@@ -64,8 +65,12 @@ def request_headers(left_ms: float) -> dict[str, str]:
 
 
 def _json(value: Union[str, Mapping[str, Any]]) -> bytes:
-    # A lone surrogate has no place in UTF-8: it becomes `?`.
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # A lone surrogate has no place in UTF-8: it becomes U+FFFD. (Two that belong together become their character.)
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 def split(
@@ -127,6 +132,13 @@ def open_reply(headers: Optional[Mapping[str, str]], body: bytes, part: Part) ->
         return _refusal(code, lower.get(SERVICE_ERROR.lower()), body)
     try:
         reply = json.loads(body)
+        if not lower and isinstance(reply, dict) and "rankings" not in reply and isinstance(reply.get("stream"), str):
+            # No worker's reply is without headers: JetStream answers what a stream has stored.
+            stream = printable(reply["stream"], STREAM_CHARS_MAX)
+            raise _BadReply(
+                f"the JetStream stream `{stream}` captures the subject and acknowledged the request before a worker "
+                "could answer: take the subject out of the stream's subjects"
+            )
         rankings = _rankings(reply, part)
         model = reply.get("model")
         if not isinstance(model, str):
