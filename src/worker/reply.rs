@@ -10,12 +10,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc::Receiver;
 
+use super::admit::Share;
 use super::connection::Link;
 use super::state::Outcome;
 use super::status::Status;
 use super::ticket::{Answer, Outgoing};
 use crate::nats::{Session, Sessions};
-use crate::protocol::{Encoding, Refusal, RefusalKind, Reply, ScoreActivation, headers};
+use crate::protocol::{Encoding, Refusal, RefusalKind, RefusalScope, Reply, ScoreActivation, headers};
 use crate::telemetry::names;
 
 /// Publishing normally takes microseconds; it waits only while the connection's buffer is full.
@@ -59,15 +60,8 @@ async fn publish(outgoing: Outgoing, way: &mut Way, worker_id: &str, activation:
     let (encoding, received_at) = (outgoing.encoding, outgoing.received_at);
     let open = way.is_open_for(received_at, outgoing.deadline).await;
     let body_max = way.session.client.max_payload().saturating_sub(OVERHEAD_BYTES);
-    let (header_map, body, outcome) = encode(
-        outgoing.answer,
-        encoding,
-        received_at,
-        outgoing.deadline,
-        body_max,
-        worker_id,
-        activation,
-    );
+    let answer = in_time(outgoing.answer, received_at, outgoing.deadline, share.as_ref());
+    let (header_map, body, outcome) = encode(answer, encoding, received_at, body_max, worker_id, activation);
     let dropped = if open {
         let message = Published {
             reply_to: outgoing.reply_to,
@@ -263,27 +257,30 @@ impl Way {
     }
 }
 
+/// The answer, or that it comes too late.
+fn in_time(answer: Answer, received_at: Instant, deadline: Instant, share: Option<&Share>) -> Answer {
+    if matches!(answer, Answer::Refused(_)) || Instant::now() < deadline {
+        return answer;
+    }
+    let budget = deadline - received_at;
+    let why = format!(
+        "the budget of {} ms ran out while the scores were computed",
+        budget.as_millis()
+    );
+    let scope = share.map_or(RefusalScope::Worker, |share| share.scope(budget));
+    Answer::Refused(Refusal::new(RefusalKind::DeadlineExceeded, why).with_scope(scope))
+}
+
 fn encode(
     answer: Answer,
     encoding: Encoding,
     received_at: Instant,
-    deadline: Instant,
     body_max: usize,
     worker_id: &str,
     activation: ScoreActivation,
 ) -> (async_nats::HeaderMap, Vec<u8>, Outcome) {
     let now = Instant::now();
     let refusal = match answer {
-        Answer::Scored(_) if now >= deadline => {
-            let budget = deadline - received_at;
-            Refusal::new(
-                RefusalKind::DeadlineExceeded,
-                format!(
-                    "the budget of {} ms ran out while the scores were computed",
-                    budget.as_millis()
-                ),
-            )
-        }
         Answer::Scored(reply) => match encode_reply(reply, encoding, received_at, now, body_max) {
             Ok(body) => {
                 let mut map = reply_headers(encoding, worker_id, None);

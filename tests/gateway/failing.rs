@@ -104,7 +104,7 @@ async fn as_an_error_it_is_503_in_every_dialect() {
     // Nothing to rank cannot fail.
     assert_eq!(gateway.post("/rerank", &body(0)).status, 200);
     assert_eq!(gateway.stats()["requests"]["failed"], 7);
-    assert_eq!(gateway.stats()["circuit"], "open");
+    assert_eq!(gateway.stats()["circuit"], "closed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

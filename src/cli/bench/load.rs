@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::schedule::Schedule;
 use super::tally::{Ended, Ending, NotSent, Tally};
 use crate::client::{CallError, CallOptions, Caller};
-use crate::protocol::{RefusalKind, Request};
+use crate::protocol::{RefusalKind, RefusalScope, Request};
 
 /// Before the first arrival of a schedule, so that it finds everything in place.
 const START_AHEAD: Duration = Duration::from_millis(5);
@@ -139,7 +139,10 @@ impl Load {
                     break (answered, answer.worker, Some(answer.reply.model));
                 }
                 Err(CallError::Refused { refusal, .. })
-                    if refusal.kind == RefusalKind::Overloaded && tries <= self.retries && !left(due).is_zero() => {}
+                    if refusal.kind == RefusalKind::Overloaded
+                        && refusal.scope == RefusalScope::Worker
+                        && tries <= self.retries
+                        && !left(due).is_zero() => {}
                 Err(error) => {
                     let ending = Ending::of(&error);
                     let worker = match error {

@@ -2,7 +2,7 @@
 
 use crate::client::CallError;
 use crate::nats::{ConnectError, ConnectErrorKind};
-use crate::protocol::RefusalKind;
+use crate::protocol::{RefusalKind, RefusalScope};
 
 /// The kind of a failure that lies in the settings, not in the world.
 pub(super) const BAD_SETTING: &str = "bad_setting";
@@ -44,7 +44,17 @@ impl From<CallError> for Failure {
                 "no_responders",
                 "Start one with `nats-rerank worker`, with the same nats.url and nats.subject",
             ),
-            CallError::Refused { refusal, .. } => (refusal.kind.name(), advice_on(refusal.kind)),
+            CallError::Refused { refusal, .. } => {
+                let own_doing = refusal.scope == RefusalScope::Request;
+                let advice = match refusal.kind {
+                    // The same worker, idle, would refuse it again.
+                    RefusalKind::Overloaded | RefusalKind::DeadlineExceeded if own_doing => {
+                        "Send fewer or shorter documents, or allow more time with --timeout"
+                    }
+                    kind => advice_on(kind),
+                };
+                (refusal.kind.name(), advice)
+            }
             CallError::Disconnected => ("disconnected", "Check that nats-server is still running"),
             CallError::TooLarge { .. } => (
                 "request_too_large",
