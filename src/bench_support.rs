@@ -46,7 +46,7 @@ pub fn admit(
     document_bytes: impl Iterator<Item = usize>,
 ) -> Result<load::WorkId, load::Late> {
     let tokens = load.estimate(query_bytes, document_bytes);
-    load.learn_request(budget, tokens);
+    load.learn_request(now, budget, tokens);
     load.check(now, now + budget, tokens)?;
     Ok(load.add(now + budget, tokens))
 }

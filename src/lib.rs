@@ -32,7 +32,9 @@ mod switch;
 #[cfg(feature = "worker")]
 mod tls;
 
-#[cfg(feature = "gateway")]
+#[cfg(any(feature = "gateway", feature = "bench"))]
+// What benches/ measures needs one of the choices alone.
+#[cfg_attr(not(feature = "gateway"), allow(dead_code, unused_imports))]
 mod choices;
 #[cfg(feature = "gateway")]
 pub mod cli;
