@@ -3,8 +3,8 @@
 use crate::model::spec::ScoreActivation;
 use crate::protocol::{RankedDocument, Ranking, Request};
 
-/// Rankings of `request`, best first, at most `top_k`, and of those none whose score as it is returned is below `min_score`. `logits`: one for each document, in the request's order, all
-/// finite.
+/// Rankings of `request`, best first, at most `top_k`, and of those none whose score as it is returned is below `min_score`. `logits`:
+/// one for each document, in the request's order, all finite.
 ///
 /// Sorting goes by the logit, not by the score: an activation saturates (two logits of 20 and 25 are both 1.0 after a
 /// sigmoid in fp32), and order must not be lost there. Equal logits keep their ANN order.
@@ -14,29 +14,32 @@ pub fn rank(request: Request, logits: &[f32], activation: ScoreActivation) -> Ve
     // A stable sort: ties keep their order. (`partial_cmp`, so that 0.0 and -0.0 tie.)
     order.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).unwrap_or(std::cmp::Ordering::Equal));
     order.truncate(request.top_k.unwrap_or(usize::MAX));
+    let score = |index: usize| {
+        if request.raw_scores {
+            logits[index]
+        } else {
+            activation.apply(logits[index])
+        }
+    };
+    if let Some(least) = request.min_score {
+        // Best first, and activations are monotone: from the first one below on, all are.
+        let kept = order.iter().take_while(|&&index| score(index) >= least).count();
+        order.truncate(kept);
+    }
     let mut documents: Vec<Option<_>> = request.documents.into_iter().map(Some).collect();
     order
         .into_iter()
-        .map_while(|index| {
-            let score = if request.raw_scores {
-                logits[index]
-            } else {
-                activation.apply(logits[index])
-            };
-            // Best first, and activations are monotone: from here on all are below.
-            if request.min_score.is_some_and(|least| score < least) {
-                return None;
-            }
+        .map(|index| {
             let document = documents[index].take();
             let (text, id) = document.map_or((None, None), |document| (Some(document.text), document.id));
-            Some(Ranking {
+            Ranking {
                 index,
-                score,
+                score: score(index),
                 id,
                 document: text
                     .filter(|_| request.return_documents)
                     .map(|text| RankedDocument { text }),
-            })
+            }
         })
         .collect()
 }
