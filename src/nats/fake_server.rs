@@ -44,6 +44,18 @@ impl FakeServer {
         FakeServer { url, state, accepting }
     }
 
+    /// Sessions over this server, connected.
+    #[cfg(feature = "worker")]
+    pub(crate) async fn sessions(&self) -> super::Sessions {
+        let plan = super::ConnectPlan {
+            retries_max: 0,
+            subscription_capacity: 64,
+            client_capacity: 64,
+        };
+        let sessions = super::Sessions::connect(&self.settings(), plan, |_| {}).await;
+        sessions.expect("a session")
+    }
+
     pub(crate) fn settings(&self) -> ConnectionSettings {
         ConnectionSettings {
             urls: vec![self.url.clone()],

@@ -391,21 +391,10 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::nats::ConnectPlan;
     use crate::nats::fake_server::FakeServer;
     use crate::worker::group::GroupAddress;
 
     const PATIENCE: Duration = Duration::from_secs(20);
-
-    async fn sessions(server: &FakeServer) -> Sessions {
-        let plan = ConnectPlan {
-            retries_max: 0,
-            subscription_capacity: 64,
-            client_capacity: 64,
-        };
-        let sessions = Sessions::connect(&server.settings(), plan, |_| {}).await;
-        sessions.expect("a session")
-    }
 
     /// Asks until what was asked is taken.
     async fn ask(caller: &Sessions, body: &'static str, taken: &Mutex<Vec<String>>) {
@@ -423,7 +412,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_outlives_the_client_librarys_task() {
         let server = FakeServer::start().await;
-        let (worker, caller) = (sessions(&server).await, sessions(&server).await);
+        let (worker, caller) = (server.sessions().await, server.sessions().await);
         let address = GroupAddress {
             subject: "score".to_owned(),
             queue_group: "rerank".to_owned(),

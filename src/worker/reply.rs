@@ -339,7 +339,6 @@ mod tests {
     use futures_util::StreamExt;
 
     use super::*;
-    use crate::nats::ConnectPlan;
     use crate::nats::fake_server::FakeServer;
     use crate::worker::group::GroupAddress;
 
@@ -356,17 +355,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_leaves_by_the_next_session_and_none_leaves_twice() {
         let server = FakeServer::start().await;
-        let plan = ConnectPlan {
-            retries_max: 0,
-            subscription_capacity: 64,
-            client_capacity: 64,
-        };
-        let sessions = Sessions::connect(&server.settings(), plan, |_| {})
-            .await
-            .expect("a session");
-        let caller = Sessions::connect(&server.settings(), plan, |_| {})
-            .await
-            .expect("a session");
+        let sessions = server.sessions().await;
+        let caller = server.sessions().await;
         let mut inbox = caller.client().subscribe("inbox").await.expect("a subscription");
         caller.client().flush().await.expect("a flush");
         let address = GroupAddress {
@@ -395,14 +385,7 @@ mod tests {
     #[tokio::test]
     async fn what_the_ended_task_had_not_taken_leaves_by_the_next_session() {
         let server = FakeServer::start().await;
-        let plan = ConnectPlan {
-            retries_max: 0,
-            subscription_capacity: 64,
-            client_capacity: 64,
-        };
-        let sessions = Sessions::connect(&server.settings(), plan, |_| {})
-            .await
-            .expect("a session");
+        let sessions = server.sessions().await;
         let address = GroupAddress {
             subject: "score".to_owned(),
             queue_group: "rerank".to_owned(),
